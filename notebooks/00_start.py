@@ -21,15 +21,14 @@
 #@title Setup: installs in Colab only, and leaves Colab's own PyTorch, NumPy and ipywidgets alone
 import sys
 from importlib.metadata import distributions, version
-from pathlib import Path
 
 REPOSITORY = ""
 TAG = "v0.1.0"
 if "google.colab" in sys.modules:
     assert REPOSITORY, "this copy has no public address yet to install from: see `make set-repo` in the README"
     kept = {"torch", "torchvision", "torchaudio", "numpy", "ipywidgets", "ipython", "ipykernel"}
-    Path("kept.txt").write_text("\n".join(f"{d.name}=={d.version}" for d in distributions() if d.name.lower() in kept))
-    # %pip install -q -c kept.txt "speechkit @ git+{REPOSITORY}@{TAG}"
+    pins = " ".join(f"{d.name}=={d.version}" for d in distributions() if d.name.lower() in kept)
+    # %pip install -q {pins} "speechkit @ git+{REPOSITORY}@{TAG}"
 print({name: version(name) for name in ("speechkit", "torch", "transformers", "numpy", "ipywidgets")})
 
 # %% [markdown]

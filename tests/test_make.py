@@ -1,0 +1,59 @@
+"""The Makefile says what is missing in one sentence, and does not install again what is installed."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def _stand_in(path: Path, refused: str) -> Path:
+    """An interpreter that is the running one, but fails any `-c` code which holds the text `refused`."""
+    path.write_text(f'#!/bin/sh\ncase "$*" in *"{refused}"*) exit 1;; esac\nexec "{sys.executable}" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_an_interpreter_of_another_version_is_named_with_the_versions_wanted(tmp_path: Path) -> None:
+    done = _make("demo", f"VENV={tmp_path}/venv", f"PYTHON={_stand_in(tmp_path / 'python', 'version_info')}")
+    assert done.returncode != 0
+    assert "speechkit wants Python 3.11 to 3.13. Name one: make PYTHON=python3.12 demo" in done.stderr
+
+
+def test_a_debian_without_python3_venv_is_told_which_package_to_install(tmp_path: Path) -> None:
+    done = _make("demo", f"VENV={tmp_path}/venv", f"PYTHON={_stand_in(tmp_path / 'python', 'ensurepip')}")
+    assert done.returncode != 0
+    assert "cannot make virtual environments. On Debian or Ubuntu: apt-get install python3-venv" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "bench"])
+def test_with_nothing_changed_nothing_is_installed_again_by_make(target: str, tmp_path: Path) -> None:
+    for name in (".stamp-venv", ".stamp-demo", ".stamp-test"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() + 60,) * 2)
+    done = _make("--dry-run", target, f"VENV={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "pip install" not in done.stdout and "-m venv" not in done.stdout
+
+
+def test_a_changed_pyproject_is_installed_again(tmp_path: Path) -> None:
+    for name in (".stamp-venv", ".stamp-demo"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    assert "pip install" in _make("--dry-run", "demo", f"VENV={tmp_path}").stdout
+
+
+def test_ci_script_is_valid_bash_and_ends_in_make_test() -> None:
+    done = subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (ROOT / ".ci" / "run").read_text().endswith("exec make test\n")
+    assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
