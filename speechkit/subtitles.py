@@ -1,17 +1,19 @@
-"""Words with times → subtitle cues → SRT or WebVTT text. Pure functions over anything with `text`, `start_s`, `end_s`."""
+"""Words with times → subtitle cues → SRT or WebVTT text. Pure functions over what has `text`, `start_s`, `end_s`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["Cue", "cues", "join_words", "srt", "vtt"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["UNSPACED", "Cue", "cues", "join_words", "srt", "vtt"]
 
 PAUSE_S = 0.8  # a pause this long starts a new cue: the speaker finished a phrase
 # scripts written without spaces between words: kana, CJK ideographs (with extensions A–F), Thai, Lao, Khmer
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
 
 
 class Timed(Protocol):
@@ -36,7 +38,7 @@ def join_words(texts: Iterable[str]) -> str:
     """Words → running text: a space between words, none between two characters of an unspaced script."""
     out = ""
     for text in texts:
-        unspaced = out and text and _UNSPACED.match(out[-1]) and _UNSPACED.match(text[0])
+        unspaced = out and text and UNSPACED.match(out[-1]) and UNSPACED.match(text[0])
         out += text if not out or unspaced else f" {text}"
     return out
 

@@ -6,13 +6,15 @@ Times are seconds from the start of the audio and carry `_s`; confidences are in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from speechkit.subtitles import cues, srt, vtt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["Char", "FileResult", "Transcript", "Word"]
 
