@@ -43,7 +43,7 @@ demo: $(VENV)/.stamp-demo
 
 # one pytest run, so that its last line counts everything: ruff and mypy first, then the tests with notebooks and browser
 test: $(VENV)/.stamp-test
-	@$(OFFLINE) $(BIN)/python -m pytest -p stages --durations=15 tests/test_lint.py tests $(ARGS)
+	@$(OFFLINE) $(BIN)/python -m pytest -p stages --durations=15 tests $(ARGS)
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check .

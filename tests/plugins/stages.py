@@ -1,4 +1,4 @@
-"""A pytest plugin (`-p stages`) that sums the time of each stage and prints it just before pytest's last line.
+"""A pytest plugin (`-p stages`): lint first, browser last, and the time of each just before the last line.
 
 A stage is the first folder or file under tests/: `lint`, `asr`, `notebooks`, `browser`, …
 """
@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
+# quick answers first; what starts kernels, servers and browsers after everything they stand on
+RANK = {"lint": -1, "packaging": 1, "notebooks": 2, "browser": 3}
+
 _seconds: defaultdict[str, float] = defaultdict(float)
 _counts: defaultdict[str, int] = defaultdict(int)
 
@@ -21,6 +24,10 @@ def stage_of(nodeid: str) -> str:
     parts = PurePosixPath(nodeid.split("::", maxsplit=1)[0]).parts
     inner = parts[1:] if parts and parts[0] == "tests" else parts
     return PurePosixPath(inner[0]).stem.removeprefix("test_") if inner else nodeid
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: RANK.get(stage_of(item.nodeid), 0))  # stable: the order within a stage stays
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
