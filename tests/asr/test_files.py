@@ -1,0 +1,384 @@
+"""`speechkit.asr.files` with a real recogniser (tiny, random weights), real audio files, and a real kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechkit.asr import files
+from speechkit.asr.manifest import Fingerprint, Manifest
+from speechkit.errors import DataError, OutputError
+from speechkit.types import Transcript
+
+RATE = 16000
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder of a Wav2Vec2ForCTC in miniature, random weights: the text is nonsense, and always the same nonsense."""
+    import torch
+    from transformers import (
+        Wav2Vec2Config,
+        Wav2Vec2CTCTokenizer,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2ForCTC,
+        Wav2Vec2Processor,
+    )
+
+    folder = tmp_path_factory.mktemp("tiny-ctc")
+    letters = {token: index for index, token in enumerate(["<pad>", "<unk>", "|", *"abcdefghij"])}
+    (folder / "vocab.json").write_text(json.dumps(letters))
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": None, "eos_token": None}
+    tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **special)
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    config = Wav2Vec2Config(
+        vocab_size=len(letters), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        conv_dim=(8,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, pad_token_id=0,
+        feat_extract_norm="layer", do_stable_layer_norm=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recognizer(model):
+    from speechkit.asr.model import load_asr
+
+    return load_asr(str(model), device="cpu")
+
+
+def tone(path: Path, seconds: float = 0.5, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).normal(0, 0.1, int(seconds * RATE))
+    soundfile.write(path, noise.astype(np.float32), RATE)
+    return path
+
+
+def rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def run(recognizer, paths, out=None, **options):
+    return list(files.transcribe_files(recognizer, paths, out, **options))
+
+
+def test_each_file_gives_its_own_transcript_in_the_order_given(recognizer, tmp_path):
+    paths = [tone(tmp_path / f"{n}.wav", 0.3 + 0.2 * n, n) for n in (2, 0, 1)]
+    results = run(recognizer, paths)
+    assert [row.path for row in results] == paths
+    assert [row.transcript.text for row in results] == [recognizer.transcribe(path).text for path in paths]
+    assert [row.audio_s for row in results] == pytest.approx([0.7, 0.3, 0.5])
+
+
+def test_a_broken_file_among_good_ones_is_a_row_with_the_reason(recognizer, tmp_path):
+    good = [tone(tmp_path / "a.wav"), tone(tmp_path / "z.wav")]
+    (tmp_path / "m.wav").write_text("not audio at all")
+    (tmp_path / "n.wav").touch()
+    missing = tmp_path / "nowhere.wav"
+    results = run(recognizer, [good[0], tmp_path / "m.wav", tmp_path / "n.wav", missing, good[1]], tmp_path / "out")
+    assert [row.status for row in results] == ["ok", "error", "error", "error", "ok"]
+    for row in results[1:4]:
+        assert row.reason and row.path.name in row.reason and row.transcript is None
+    assert [row["status"] for row in rows(tmp_path / "out")] == ["ok", "error", "error", "error", "ok"]
+    assert [row["reason"] for row in rows(tmp_path / "out")] == [row.reason for row in results]
+
+
+def test_a_broken_file_in_a_gpu_batch_costs_only_itself(recognizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(files._Run, "_batches", lambda _: True)  # group as on a GPU, compute on this machine
+    paths = [tone(tmp_path / f"{n}.wav", 0.4 + 0.1 * n, n) for n in range(3)]
+    # a header without complaint over samples that are none: the trouble shows only when the batch is loaded
+    soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
+    results = run(recognizer, [*paths[:2], tmp_path / "nan.wav", paths[2]], tmp_path / "out")
+    assert [row.status for row in results] == ["ok", "ok", "error", "ok"]
+    assert [results[n].transcript.text for n in (0, 1, 3)] == [recognizer.transcribe(path).text for path in paths]
+
+
+def test_a_gpu_batch_gives_the_transcripts_of_single_files(recognizer, tmp_path, monkeypatch):
+    paths = [tone(tmp_path / f"{n}.wav", 0.3 + 0.35 * n, n) for n in range(5)]
+    alone = [row.transcript.text for row in run(recognizer, paths)]
+    monkeypatch.setattr(files._Run, "_batches", lambda _: True)
+    together = run(recognizer, paths)
+    assert [row.transcript.text for row in together] == alone
+    assert sum(row.wall_s for row in together) > 0
+
+
+def test_folders_and_patterns_give_all_audio_below_them_once(tmp_path):
+    for name in ("b/x.wav", "b/c/y.FLAC", "a.ogg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "notes.txt").touch()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "z.wav").touch()
+    found = files.find([tmp_path / "a.ogg", tmp_path, str(tmp_path / "**" / "*.wav")])
+    assert [job.path.relative_to(tmp_path).as_posix() for job in found] == ["a.ogg", "b/c/y.FLAC", "b/x.wav"]
+
+
+def test_an_empty_folder_and_a_pattern_without_match_say_so(recognizer, tmp_path):
+    (tmp_path / "empty").mkdir()
+    results = run(recognizer, [tmp_path / "empty", tmp_path / "*.wav"])
+    assert [row.status for row in results] == ["error", "error"]
+    assert "no audio file in this folder (looked for .3gp .aac" in results[0].reason
+    assert "no file matches this pattern" in results[1].reason
+
+
+def test_outputs_keep_the_place_of_files_inside_a_given_folder(recognizer, tmp_path):
+    tone(tmp_path / "corpus/a/x.wav"), tone(tmp_path / "corpus/b/x.wav", seed=1)
+    results = run(recognizer, tmp_path / "corpus", tmp_path / "out")
+    names = [path.relative_to(tmp_path / "out").as_posix() for row in results for path in row.outputs]
+    assert names == ["a/x.txt", "b/x.txt"]
+
+
+def test_inputs_of_one_name_get_outputs_of_different_names(recognizer, tmp_path):
+    same = [tone(tmp_path / name, seed=n) for n, name in enumerate(["a/x.wav", "b/x.flac", "c/x.wav", "d/x.wav"])]
+    results = run(recognizer, same, tmp_path / "out")
+    assert [row.outputs[0].name for row in results] == ["x.txt", "x.flac.txt", "x.wav.txt", "x.wav.2.txt"]
+    for row, path in zip(results, same, strict=True):
+        assert row.outputs[0].read_text(encoding="utf-8").strip() == recognizer.transcribe(path).text
+
+
+def test_a_later_run_with_other_inputs_of_the_same_name_overwrites_nothing(recognizer, tmp_path):
+    first = run(recognizer, tone(tmp_path / "a/x.wav"), tmp_path / "out")[0]
+    text = first.outputs[0].read_bytes()
+    second = run(recognizer, tone(tmp_path / "b/x.wav", 1.5, 7), tmp_path / "out")[0]
+    assert second.outputs[0].name == "x.wav.txt"
+    assert first.outputs[0].read_bytes() == text
+
+
+def test_a_text_that_was_there_before_is_not_overwritten(recognizer, tmp_path):
+    audio = tone(tmp_path / "talk.wav")
+    (tmp_path / "talk.txt").write_text("what was really said")
+    result = run(recognizer, audio, tmp_path)[0]
+    assert (tmp_path / "talk.txt").read_text() == "what was really said"
+    assert result.outputs == (tmp_path / "talk.wav.txt",)
+
+
+def test_every_format_holds_the_transcript(recognizer, tmp_path):
+    result = run(recognizer, tone(tmp_path / "x.wav", 2.0), tmp_path / "out", formats=list(files.FORMATS))[0]
+    texts = {path.suffix: path.read_text(encoding="utf-8") for path in result.outputs}
+    assert set(texts) == {".txt", ".json", ".jsonl", ".srt", ".vtt"}
+    assert Transcript.from_json(texts[".json"]) == result.transcript == Transcript.from_json(texts[".jsonl"])
+    assert texts[".jsonl"].count("\n") == 1
+    assert texts[".txt"] == result.transcript.text + "\n"
+    assert texts[".srt"] == result.transcript.to_srt() and texts[".vtt"] == result.transcript.to_vtt()
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_resume_skips_what_is_done_and_repeats_what_failed(recognizer, tmp_path):
+    good, bad = tone(tmp_path / "good.wav"), tmp_path / "bad.wav"
+    bad.write_text("broken")
+    first = run(recognizer, [good, bad], tmp_path / "out")
+    tone(bad, seed=3)
+    second = run(recognizer, [good, bad], tmp_path / "out")
+    assert [row.status for row in first] == ["ok", "error"]
+    assert [row.status for row in second] == ["skipped", "ok"]
+    assert second[0].transcript.text == first[0].transcript.text
+    assert second[0].outputs == first[0].outputs
+    assert [row["status"] for row in rows(tmp_path / "out")] == ["ok", "ok"]
+
+
+def _touch(audio, _):
+    os.utime(audio, ns=(1, 1))
+
+
+def _rewrite(audio, _):
+    tone(audio, 0.9, 9)
+
+
+def _lose(_, out):
+    (out / "x.json").unlink()
+
+
+def _damage(_, out):
+    (out / "x.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(_touch, id="its time changed"),
+        pytest.param(_rewrite, id="its bytes changed"),
+        pytest.param(_lose, id="its output is gone"),
+        pytest.param(_damage, id="its output is damaged"),
+    ],
+)
+def test_resume_repeats_a_file_when(change, recognizer, tmp_path):
+    audio, out = tone(tmp_path / "x.wav"), tmp_path / "out"
+    run(recognizer, audio, out, formats=["json"])
+    assert run(recognizer, audio, out, formats=["json"])[0].status == "skipped"
+    change(audio, out)
+    assert run(recognizer, audio, out, formats=["json"])[0].status == "ok"
+    assert len(rows(out)) == 1
+
+
+def test_resume_repeats_a_file_for_a_new_format_and_for_another_model(recognizer, tmp_path):
+    audio, out = tone(tmp_path / "x.wav"), tmp_path / "out"
+    run(recognizer, audio, out)
+    assert run(recognizer, audio, out, formats=["txt", "srt"])[0].status == "ok"
+    assert run(recognizer, audio, out)[0].status == "skipped"
+    with Manifest(out) as manifest:
+        assert manifest.done(audio, Fingerprint.of(audio), recognizer.name, ("txt",))
+        assert manifest.done(audio, Fingerprint.of(audio), "another model", ("txt",)) is None
+
+
+def test_without_resume_everything_is_done_again_under_the_same_names(recognizer, tmp_path):
+    audio, out = [tone(tmp_path / "a/x.wav"), tone(tmp_path / "b/x.wav", seed=1)], tmp_path / "out"
+    first = run(recognizer, audio, out)
+    second = run(recognizer, audio, out, resume=False)
+    assert [row.status for row in second] == ["ok", "ok"]
+    assert [row.outputs for row in second] == [row.outputs for row in first]
+    assert len(rows(out)) == 2
+
+
+def test_a_last_line_cut_short_is_dropped_and_its_file_done_again(recognizer, tmp_path):
+    audio, out = [tone(tmp_path / f"{n}.wav", seed=n) for n in range(3)], tmp_path / "out"
+    run(recognizer, audio, out)
+    whole = (out / "manifest.jsonl").read_bytes()
+    (out / "manifest.jsonl").write_bytes(whole[:-40])
+    assert [row.status for row in run(recognizer, audio, out)] == ["skipped", "skipped", "ok"]
+    assert [row["path"] for row in rows(out)] == [str(path) for path in audio]
+
+
+def test_a_damaged_line_in_the_middle_is_told_and_costs_only_its_file(recognizer, tmp_path):
+    audio, out = [tone(tmp_path / f"{n}.wav", seed=n) for n in range(3)], tmp_path / "out"
+    run(recognizer, audio, out)
+    lines = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "manifest.jsonl").write_bytes(lines[0] + b"\x00\x00\x00\n" + lines[2])
+    with pytest.warns(UserWarning, match=r"cannot read lines \[2\]; their files are transcribed again"):
+        statuses = [row.status for row in run(recognizer, audio, out)]
+    assert statuses == ["skipped", "ok", "skipped"]
+
+
+@pytest.mark.parametrize("text", ['{"audio_filepath": "x.wav", "text": "hi"}\n', "hello\n", "just words"])
+def test_a_manifest_of_somebody_else_is_left_alone(recognizer, tmp_path, text):
+    (tmp_path / "manifest.jsonl").write_text(text)
+    with pytest.raises(OutputError, match="is not a manifest of speechkit; choose another folder"):
+        files.transcribe_files(recognizer, tone(tmp_path / "x.wav"), tmp_path)
+    assert (tmp_path / "manifest.jsonl").read_text() == text
+
+
+def test_an_output_folder_that_is_a_file_is_refused_before_any_work(tmp_path):
+    (tmp_path / "out").write_text("I am a file")
+    with pytest.raises(OutputError, match=r"cannot write to the output folder .*out: .*choose a folder"):
+        files.transcribe_files(None, tone(tmp_path / "x.wav"), tmp_path / "out")
+
+
+def test_a_folder_that_refuses_new_files_is_refused_before_any_work(tmp_path):
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc: nothing here that root may not write either")
+    with pytest.raises(OutputError, match="cannot write to the output folder /proc/self"):
+        files.transcribe_files(None, tone(tmp_path / "x.wav"), "/proc/self/out")
+
+
+AS_NOBODY = """
+    import os, sys, tempfile
+    from pathlib import Path
+    from speechkit.asr.files import transcribe_files
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        if os.geteuid() == 0:
+            os.seteuid(65534)  # root may write everywhere
+        try:
+            transcribe_files(None, "x.wav", Path(folder, "out"))
+        except Exception as error:
+            print(type(error).__name__, error)
+        if os.getuid() == 0:
+            os.seteuid(0)
+        os.chmod(folder, 0o755)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folder permissions are POSIX")
+def test_a_read_only_folder_is_refused_before_any_work():
+    command = [sys.executable, "-c", textwrap.dedent(AS_NOBODY)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.stdout.startswith("OutputError cannot write to the output folder"), done.stderr
+    assert "Permission denied; choose a folder you may write to (--out DIR)" in done.stdout
+
+
+def test_an_output_that_cannot_be_written_is_a_row(recognizer, tmp_path):
+    paths, out = [tone(tmp_path / "in/a/x.wav"), tone(tmp_path / "in/y.wav")], tmp_path / "out"
+    out.mkdir()
+    (out / "a").write_text("in the way of the folder a")
+    results = run(recognizer, tmp_path / "in", out)
+    assert [row.status for row in results] == ["error", "ok"]
+    assert "cannot write" in results[0].reason and len(paths) == len(rows(out))
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path):
+    pytest.importorskip("fcntl", reason="locks are POSIX only")
+    with Manifest(tmp_path), pytest.raises(OutputError, match="another run is writing here"):
+        Manifest(tmp_path)
+    Manifest(tmp_path).close()
+
+
+@pytest.mark.parametrize("formats", [["docx"], [], "txt"])
+def test_unknown_formats_are_refused_with_the_known_ones(tmp_path, formats):
+    with pytest.raises(DataError, match=r"choose from txt, json, jsonl, srt, vtt"):
+        files.transcribe_files(None, tmp_path, formats=formats)
+
+
+def test_no_path_at_all_is_refused():
+    with pytest.raises(DataError, match="no input: give at least one audio file"):
+        files.transcribe_files(None, [])
+
+
+def test_stopping_early_leaves_a_whole_manifest_and_a_free_folder(recognizer, tmp_path):
+    paths, out = [tone(tmp_path / f"{n}.wav", seed=n) for n in range(4)], tmp_path / "out"
+    results = files.transcribe_files(recognizer, paths, out)
+    next(results), next(results)
+    results.close()
+    assert len(rows(out)) == 2
+    assert [row.status for row in run(recognizer, paths, out)] == ["skipped", "skipped", "ok", "ok"]
+
+
+def test_progress_counts_files_bytes_and_the_time_left(recognizer, tmp_path):
+    paths = [tone(tmp_path / f"{n}.wav", 1.0, n) for n in range(2)]
+    seen: list[files.Progress] = []
+    run(recognizer, [*paths, tmp_path / "missing.wav"], progress=seen.append)
+    assert [state.files_done for state in seen] == [1, 2, 3]
+    assert seen[0].bytes == sum(path.stat().st_size for path in paths) == seen[-1].bytes_done
+    assert seen[0].eta_s == pytest.approx(seen[0].wall_s)  # half of the bytes are done
+    assert seen[-1].audio_s == pytest.approx(2.0) and seen[-1].errors == 1
+    assert seen[-1].real_time_factor == pytest.approx(seen[-1].wall_s / 2.0)
+    assert files.Progress().eta_s is None
+
+
+SLOW = """
+    import sys, time
+    from speechkit.asr.files import transcribe_files
+    from speechkit.asr.model import load_asr
+    for row in transcribe_files(load_asr(sys.argv[1], device="cpu"), sys.argv[2], sys.argv[3], formats=["txt", "json"]):
+        print(row.path.name, flush=True)
+        time.sleep(0.02)
+"""
+
+
+def test_a_real_kill_loses_at_most_the_file_in_hand(model, recognizer, tmp_path):
+    for n in range(40):
+        tone(tmp_path / "in" / f"{n:02d}.wav", 0.5, n)
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", textwrap.dedent(SLOW), str(model), str(tmp_path / "in"), str(out)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    told = [child.stdout.readline().strip() for _ in range(5)]
+    time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    told += child.stdout.read().split()
+    child.wait()
+    assert 5 <= len(told) < 40, "the kill came before the end"
+    done = {Path(row["path"]).name for row in rows(out)}
+    assert set(told) <= done and len(done) - len(told) <= 1
+    results = run(recognizer, tmp_path / "in", out, formats=["txt", "json"])
+    assert {row.path.name for row in results if row.status == "skipped"} == done
+    assert len(rows(out)) == 40 and all(row["status"] == "ok" for row in rows(out))
+    assert sorted(path.name for path in out.glob("*.txt")) == [f"{n:02d}.txt" for n in range(40)]
