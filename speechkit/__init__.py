@@ -28,7 +28,20 @@ _HOME = {
 }
 # so that `speechkit.audio.load(…)` works after a plain `import speechkit`
 _MODULES = frozenset(
-    "asr audio demo device doctor errors evaluation extras subtitles text types widgets".split()  # noqa: SIM905
+    {
+        "asr",
+        "audio",
+        "demo",
+        "device",
+        "doctor",
+        "errors",
+        "evaluation",
+        "extras",
+        "subtitles",
+        "text",
+        "types",
+        "widgets",
+    }
 )
 
 

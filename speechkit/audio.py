@@ -179,8 +179,7 @@ def encode(samples: Source, format: str = "opus", rate: float = SAMPLE_RATE) -> 
         frames, rate = soxr.resample(frames, rate, OPUS_RATES[-1]), OPUS_RATES[-1]
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", int(rate), frames.shape[1], subtype, format=container) as file:
-        for at in range(0, len(frames), CHUNK):  # libsndfile's Ogg writers overflow the stack on very long writes
-            file.write(frames[at : at + CHUNK])
+        file.write(frames)
     return buffer.getvalue()
 
 
@@ -286,7 +285,7 @@ def _open_path(name: str | bytes) -> BinaryIO:
         reason = error
     if str(path).startswith(("http:/", "https:/")):
         raise AudioError(f"{path} is an address, not a file; download it first") from reason
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises where the folder may not be entered
         raise AudioError(f"{path} is a folder; pass the files in it, for example Path({str(path)!r}).glob('*.wav')")
     if isinstance(reason, FileNotFoundError):
         near = difflib.get_close_matches(path.name, _siblings(path), n=1)

@@ -221,12 +221,13 @@ def _not_audio(name: str, head: bytes, container: str, reason: str) -> str:
         return (
             f"{name} begins like {container} but cannot be decoded: it is cut off or damaged; fetch or record it again"
         )
-    start = head.decode("utf-8", errors="replace")
-    looks = "begins with the bytes " + head[:8].hex(" ")
-    if len(head) > 7 and all(char.isprintable() or char.isspace() for char in start.rstrip("\ufffd")):
-        looks = f"begins with the text {start[:40].split(chr(10))[0].strip()!r}"
-    elif head.startswith((b"RIFF", b"fLaC", b"OggS", b"FORM", b"ID3")):
+    start = head.decode("utf-8", errors="replace").rstrip("\ufffd")  # the cut may have split a character
+    if head.startswith((b"RIFF", b"fLaC", b"OggS", b"FORM", b"ID3")):
         looks = f"begins like audio ({head[:4].decode('ascii', 'replace')}) but is cut off or damaged"
+    elif start.strip() and "\ufffd" not in start and all(char.isprintable() or char.isspace() for char in start):
+        looks = f"begins with the text {start.split(chr(10))[0].strip()[:40]!r}"
+    else:
+        looks = f"begins with the bytes {head[:8].hex(' ')}"
     more = "" if available("av") else f"; MP4, AAC, WebM and others with {install_command('av')}"
     return f"{name} is not audio that can be decoded: it {looks} ({reason}). Read are WAV, FLAC, OGG, MP3, AIFF{more}"
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["available", "install_command", "require"]
 
 
-def require(module: str, extra: str, purpose: str = "") -> ModuleType:
+def require(module: str, extra: str, purpose: str = "this") -> ModuleType:
     """Import `module`, or raise :class:`MissingExtra` with the command that installs it.
 
     `purpose` opens the sentence: `"reading talk.m4a"`. A package that is installed but fails to import (a binary
     built for another torch, a missing system library) is reported with its own reason: installing again would not help.
     """
     top = module.partition(".")[0]
-    opening = f"{purpose} needs the package {top!r}" if purpose else f"the package {top!r} is needed"
+    opening = f"{purpose} needs the package {top!r}"
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

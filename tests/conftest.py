@@ -1,0 +1,49 @@
+"""What many tests share: the real speech beside the repository, the embedded clips, the embedded recognizer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from speechkit import Recognizer
+    from speechkit.demo import DemoClip
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def speech_data() -> Path:
+    """Folder of real recordings with its manifest.tsv; where it is absent a skip, in CI a failure."""
+    folder = Path(os.environ.get("SPEECHKIT_SPEECH_DATA", ROOT.parent / "shared/data/speech"))
+    if (folder / "manifest.tsv").is_file():
+        return folder
+    reason = f"no real speech at {folder}; set SPEECHKIT_SPEECH_DATA to the folder that holds its manifest.tsv"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def odd_formats(speech_data: Path) -> Path:
+    """Real recordings in the bytes they were published in: WAV of many kinds, AIFF, FLAC, MP3."""
+    return speech_data / "odd_formats"
+
+
+@pytest.fixture(scope="session")
+def demo_clips() -> list[DemoClip]:
+    """The embedded English clips."""
+    from speechkit import demo
+
+    return demo.clips("en")
+
+
+@pytest.fixture(scope="session")
+def recognizer() -> Recognizer:
+    """The embedded English recognizer on the CPU, loaded once for the whole run."""
+    from speechkit import load_asr
+
+    return load_asr("demo/en", device="cpu")
