@@ -3,7 +3,9 @@
 import ast
 import importlib
 import re
+import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -74,6 +76,42 @@ def test_setup_keeps_the_versions_that_colab_brings(path: Path) -> None:
     kept = re.search(r"kept = (\{.*\})", _setup(path))
     names = {Requirement(line).name for line in PROJECT["dependencies"]}
     assert kept and set(ast.literal_eval(kept[1])) >= NEVER_MOVED and names >= NEVER_MOVED
+
+
+def test_setup_in_colab_names_every_kept_version_to_pip(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _run_setup_as_in_colab(
+        _setup(path).replace('REPOSITORY = ""', 'REPOSITORY = "https://x.org/r"'), monkeypatch
+    )
+    assert asked[-1].endswith(f'"speechkit @ git+https://x.org/r@v{PROJECT["version"]}"')
+    assert {f"{name}=={version(name)}" for name in NEVER_MOVED} <= set(asked[-1].split())
+
+
+def test_setup_in_colab_without_an_address_says_so_before_it_installs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = re.sub(r'^REPOSITORY = ".*"$', 'REPOSITORY = ""', _setup(path), flags=re.MULTILINE)
+    with pytest.raises(
+        AssertionError, match="this copy has no public address yet to install from: see `make set-repo`"
+    ):
+        _run_setup_as_in_colab(setup, monkeypatch)
+
+
+def _run_setup_as_in_colab(setup: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs the cell where `google.colab` is loaded and `%pip` only notes what it is asked, and returns those lines.
+
+    The stand-in fills in `{names}` as IPython does; what it cannot show is pip's own choice of versions.
+    """
+    asked: list[str] = []
+    names: dict[str, object] = {}
+
+    class Shell:
+        def run_line_magic(self, magic: str, line: str) -> None:
+            asked.append(re.sub(r"\{(\w+)\}", lambda found: str(names[found[1]]), f"{magic} {line}"))
+
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    names["get_ipython"] = Shell
+    exec(compile(_tree(setup), "setup", "exec"), names)  # noqa: S102 - the cell of a notebook in this repository
+    return asked
 
 
 def test_the_address_in_setup_is_that_of_pyproject_or_the_cell_says_there_is_none(path: Path) -> None:
