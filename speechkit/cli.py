@@ -112,34 +112,24 @@ def _add_model_options(parser: argparse.ArgumentParser, default: str | None, wha
 
 
 def _transcribe(arguments: argparse.Namespace) -> int:
-    from speechkit.asr import files
+    from speechkit.asr.files import Progress, transcribe_files
 
-    formats = files.check_formats([name.strip() for name in arguments.format.split(",") if name.strip()])
-    if arguments.out is None and len(formats) > 1:
-        raise SpeechkitError(f"several formats ({', '.join(formats)}) need --out DIR; stdout takes one")
-    jobs = files.find(arguments.paths)
-    if arguments.out is not None:
-        files.check_output(arguments.out)
-    if all(job.reason or not job.path.exists() for job in jobs):
-        for job in jobs:
-            _say(f"error: {job.reason or f'{job.path}: no such file'}")
-        raise SpeechkitError("nothing to do: none of the paths leads to a file")
+    formats, count = _checked(arguments)
     recognizer = _load(arguments.model, arguments)
-    bar, printer = terminal.Bar(), _Printer(formats[0], arguments, single=len(jobs) == 1)
-    started, last = time.perf_counter(), files.Progress(files=len(jobs))
+    bar, printer = terminal.Bar(), _Printer(formats[0], arguments, single=count == 1)
+    started, last = time.perf_counter(), Progress(files=count)
 
-    def progress(state: files.Progress) -> None:
+    def progress(state: Progress) -> None:
         nonlocal last
         last = state
         bar(state)
 
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("always", "out of memory", ResourceWarning)  # Python hides this class by default
             warnings.showwarning = lambda message, *_, **__: bar.write(f"speechkit: warning: {message}", sys.stderr)
-            rows = files.transcribe_files(
-                recognizer, arguments.paths, arguments.out, arguments.resume, formats, progress
-            )
-            for row in rows:
+            options = (arguments.out, arguments.resume, formats, progress)
+            for row in transcribe_files(recognizer, arguments.paths, *options):
                 printer(row, bar)
     except KeyboardInterrupt:
         bar.close()
@@ -148,9 +138,26 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         return STOPPED
     finally:
         bar.close()
-    if arguments.out is not None or len(jobs) > 1:
+    if arguments.out is not None or count > 1:
         _say(_summary(last, time.perf_counter() - started, arguments.out))
     return SOME_FAILED if last.errors else OK
+
+
+def _checked(arguments: argparse.Namespace) -> tuple[tuple[str, ...], int]:
+    """The formats and the number of inputs; whatever can be seen to be wrong is said here, before torch is loaded."""
+    from speechkit.asr import files
+
+    formats = files.check_formats([name.strip() for name in arguments.format.split(",") if name.strip()])
+    if arguments.out is None and len(formats) > 1:
+        raise SpeechkitError(f"several formats ({', '.join(formats)}) need --out DIR; stdout takes one")
+    jobs = files.find(arguments.paths)
+    if all(job.reason or not job.path.exists() for job in jobs):
+        for job in jobs:
+            _say(f"error: {job.reason or f'{job.path}: no such file'}")
+        raise SpeechkitError("nothing to do: none of the paths leads to a file")
+    if arguments.out is not None:
+        files.check_output(arguments.out)
+    return formats, len(jobs)
 
 
 class _Printer:

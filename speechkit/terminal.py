@@ -120,7 +120,9 @@ class Bar:
             from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
             shape = "{percentage:3.0f}% {bar} {desc}"
-            self._bar = tqdm(total=max(state.bytes, 1), file=self.stream, bar_format=shape, leave=False)
+            # both sizes given: tqdm hides its bar on terminals that say they have no rows, as in some containers
+            size = {"ncols": columns() - 1, "nrows": 24}
+            self._bar = tqdm(total=max(state.bytes, 1), file=self.stream, bar_format=shape, leave=False, **size)
         self._bar.set_description_str(describe(state), refresh=False)
         self._bar.n = min(state.bytes_done, self._bar.total)
         self._bar.refresh()

@@ -124,7 +124,7 @@ def test_no_resume_does_everything_again(run, clips, tmp_path):
         pytest.param(["sing"], "invalid choice: 'sing'", id="unknown command"),
         pytest.param(
             ["transcribe", "{clip}", "--format", "docx"],
-            "unknown output format docx; choose from txt, json, jsonl, srt, vtt",
+            "unknown output format 'docx'; choose from txt, json, jsonl, srt, vtt",
             id="unknown format",
         ),
         pytest.param(

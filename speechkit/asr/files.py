@@ -250,8 +250,7 @@ class _Run:
 
     def _batches(self) -> bool:
         """Whether short files share a batch: only where that is quicker, which on a CPU it is not."""
-        model = getattr(self.recognizer, "model", None)
-        return str(getattr(model, "device", "cpu")).startswith("cuda")
+        return str(getattr(self.recognizer, "device", "cpu")).startswith("cuda")
 
     def _earlier(self, job: Job, seen: Fingerprint | None) -> FileResult | None:
         if self.manifest is None or job.reason:
