@@ -1,0 +1,1 @@
+"""Views of results in a notebook: a player, a spectrogram. Each draws plain rows made by pure functions. No torch."""
