@@ -1,0 +1,59 @@
+"""The embedded clips and models: what works before any download. In: a language. Out: paths and reference texts.
+
+The assets are made by `speechkit.demo.recipes`; each model folder holds a card.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechkit.errors import DataError, ModelError
+
+__all__ = ["DemoClip", "clips", "languages", "model_path"]
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class DemoClip:
+    """One embedded clip: synthetic speech by a voice that the model did not hear in training."""
+
+    path: Path
+    language: str
+    text: str
+    voice: str
+    seconds: float
+
+
+def clips(language: str | None = None) -> list[DemoClip]:
+    """The embedded clips, of one language (ISO 639-1) or of all.
+
+    Raises DataError for a language without clips; the message lists those that exist.
+    """
+    with (HERE / "clips" / "manifest.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    found = [
+        DemoClip(HERE / "clips" / row["path"], row["language"], row["text"], row["voice"], float(row["seconds"]))
+        for row in rows
+        if language in (None, row["language"])
+    ]
+    if not found:
+        known = ", ".join(sorted({row["language"] for row in rows}))
+        raise DataError(f"no embedded clips for language {language!r}; there are clips for: {known}")
+    return found
+
+
+def languages() -> list[str]:
+    """Languages with an embedded CTC model, sorted."""
+    return sorted(path.parent.name for path in (HERE / "models").glob("*/config.json"))
+
+
+def model_path(name: str) -> Path:
+    """Folder of the embedded model `name` ("en"). Raises ModelError that lists those that exist."""
+    folder = HERE / "models" / name
+    if not (folder / "config.json").is_file():
+        known = ", ".join(languages()) or "none"
+        raise ModelError(f"no embedded model {name!r}; embedded models: {known}")
+    return folder

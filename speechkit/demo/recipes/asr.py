@@ -1,0 +1,211 @@
+"""Make an embedded CTC model from nothing: `python -m speechkit.demo.recipes.asr --language en`.
+
+Steps: sentences from the grammar → espeak-ng (and flite, where installed) → real recordings → CTC training with the
+transformers `Trainer` → evaluation on held-out voices, sentences and speakers → model folder with its card.
+Every step keeps what it made in `--work`, so a second start goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+from speechkit import audio, demo
+from speechkit.asr.model import load_asr
+from speechkit.demo.recipes.batches import ALPHABET
+from speechkit.demo.recipes.corpus import Clip, Store, held_out, real_clips, render, write_store
+from speechkit.demo.recipes.fit import fit
+from speechkit.demo.recipes.grammar import Grammar
+from speechkit.demo.recipes.publish import describe, save
+from speechkit.demo.recipes.score import Score, score, training_model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from speechkit.demo.recipes.score import Transcribe
+
+__all__ = ["Recipe", "main", "model_config", "prepare", "train"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the result; saved beside the weights."""
+
+    language: str = "en"
+    sentences: int = 11000  # synthetic training clips
+    test_sentences: int = 300  # held-out voices and sentences
+    steps: int = 6000
+    decay_share: float = 0.3  # the learning rate falls to zero over the last part
+    warmup_steps: int = 300
+    learning_rate: float = 1e-3
+    budget_s: float = 48.0  # seconds of audio per step
+    seed: int = 1
+    exclude_speakers: tuple[str, ...] = ("fsdd-jackson",)
+    workers: int = 1  # processes that compose and augment batches
+
+
+def model_config() -> Wav2Vec2Config:
+    """3.3 M parameters; the front-end's strides multiply to 320 samples (20 ms) as in the published models."""
+    return Wav2Vec2Config(
+        vocab_size=len(ALPHABET),
+        hidden_size=192,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=768,
+        conv_dim=(64, 128, 192, 192),
+        conv_kernel=(20, 8, 8, 4),
+        conv_stride=(10, 4, 4, 2),
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=32,
+        num_conv_pos_embedding_groups=16,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        final_dropout=0.0,
+        layerdrop=0.0,
+        apply_spec_augment=False,
+        ctc_loss_reduction="mean",
+        ctc_zero_infinity=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+
+
+def prepare(recipe: Recipe, work: Path, speech_data: Path | None) -> dict[str, Store]:
+    """Make the stores "train", "test", "real" and "real_test" under `work`, or open those already there."""
+    stores = {}
+    rng = random.Random(recipe.seed)
+    for name, count in (("train", recipe.sentences), ("test", recipe.test_sentences)):
+        folder = work / name
+        if not (folder / "clips.jsonl").is_file():
+            texts = _sentences(Grammar(recipe.language), rng, count, test=name == "test")
+            if name == "train" and speech_data:  # their words, spoken by every voice: the vocabulary of real sentences
+                texts += [text for _, text, _, pool in real_clips(speech_data) if pool == "sentences"] * 3
+                rng.shuffle(texts)
+            write_store(folder, render(texts, test=name == "test", seed=recipe.seed * 1_000_000))
+        stores[name] = Store(folder)
+    if speech_data:
+        if not (work / "real" / "clips.jsonl").is_file():
+            write_store(work / "real", (row for row in real_clips(speech_data) if not _kept_out(row[2], recipe)))
+            write_store(work / "real_test", (row for row in real_clips(speech_data) if _kept_out(row[2], recipe)))
+        stores |= {"real": Store(work / "real"), "real_test": Store(work / "real_test")}
+    return stores
+
+
+def _sentences(grammar: Grammar, rng: random.Random, count: int, test: bool) -> list[str]:
+    texts: set[str] = set()
+    while len(texts) < count:
+        text = grammar.sentence(rng)
+        if held_out(text) == test and (not test or len(text.split()) > 2):
+            texts.add(text)
+    return sorted(texts, key=lambda text: rng.random())
+
+
+def _kept_out(speaker: str, recipe: Recipe) -> bool:
+    """Excluded speakers, and every tenth speaker of the command words (by name: `sc-1…`)."""
+    return speaker in recipe.exclude_speakers or speaker.startswith(("sc-3", "sc-a"))
+
+
+def evaluate(transcribe: Transcribe, stores: dict[str, Store], limit: int | None = None) -> dict[str, Score]:
+    """WER on the held-out voices and sentences, and on each kind of real recording that was kept out."""
+    groups: dict[str, tuple[Store, list[Clip]]] = {"synthetic": (stores["test"], stores["test"].clips)}
+    if "real_test" in stores:
+        for pool in ("digits", "words"):
+            groups[pool] = (stores["real_test"], [c for c in stores["real_test"].clips if c.pool == pool])
+    out = {}
+    for name, (store, clips) in groups.items():
+        chosen = random.Random(0).sample(clips, min(limit or len(clips), len(clips)))
+        if chosen:
+            out[name] = score(transcribe, [store.samples(clip) for clip in chosen], [clip.text for clip in chosen])
+    return out
+
+
+def evaluate_folder(folder: Path, stores: dict[str, Store], language: str) -> dict[str, Score]:
+    """Every held-out set and the embedded clips, through the recogniser that users get."""
+    recognizer = load_asr(folder, device="cpu")
+
+    def transcribe(clips: list[np.ndarray]) -> list[str]:
+        return [spoken.text for spoken in recognizer.transcribe(list(clips), words=False)]
+
+    clips = demo.clips(language)
+    embedded = score(transcribe, [audio.load(clip.path) for clip in clips], [clip.text for clip in clips])
+    return evaluate(transcribe, stores) | {"clips": embedded}
+
+
+def train(recipe: Recipe, work: Path, stores: dict[str, Store], init: Path | None = None) -> Wav2Vec2ForCTC:
+    """Train from nothing, from the folder `init`, or on from the last checkpoint in `work`."""
+    torch.manual_seed(recipe.seed)
+    fresh = Wav2Vec2ForCTC(model_config())
+    model = Wav2Vec2ForCTC.from_pretrained(init, dtype=torch.float32) if init else fresh
+    (work / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    used = [stores[name] for name in ("train", "real") if name in stores]
+    fit(model, recipe, used, work, lambda now: evaluate(training_model(now), stores, limit=120))
+    return model.cpu()
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _options(argv)
+    chosen = {field.name: getattr(options, field.name, None) for field in fields(Recipe)}
+    recipe = Recipe(**{name: value for name, value in chosen.items() if value is not None})
+    stores = prepare(recipe, options.work, options.speech_data)
+    for name, store in stores.items():
+        seconds = sum(clip.seconds for clip in store.clips)
+        print(f"{name}: {len(store.clips)} clips, {seconds / 3600:.2f} h", flush=True)
+    if options.prepare_only:
+        return 0
+    folder = options.evaluate or options.out or options.work / "model"
+    if not options.evaluate:
+        save(train(recipe, options.work, stores, options.init), folder)
+    scores = evaluate_folder(folder, stores, recipe.language)
+    for name, value in scores.items():
+        print(f"{name}: {value}")
+    if not options.evaluate:
+        describe(recipe, scores, folder)
+        print(f"written to {folder}")
+    return 0
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m speechkit.demo.recipes.asr")
+    add = parser.add_argument
+    add("--language", default="en", choices=["en"])
+    add(
+        "--work",
+        type=Path,
+        default=Path("runs/demo-asr-en"),
+        help="stores, checkpoints, curves; a rerun goes on",
+    )
+    add("--out", type=Path, help="model folder to write (default: WORK/model)")
+    add("--speech-data", type=Path, help="folder of real speech with manifest.tsv; without it: synthetic speech only")
+    add(
+        "--exclude-speaker",
+        action="append",
+        help="never train on this speaker; may be repeated",
+    )
+    add("--steps", type=int, default=Recipe.steps)
+    add("--decay-share", type=float, default=Recipe.decay_share)
+    add("--learning-rate", type=float, default=Recipe.learning_rate)
+    add("--sentences", type=int, default=Recipe.sentences)
+    add("--test-sentences", type=int, default=Recipe.test_sentences)
+    add("--workers", type=int, default=Recipe.workers, help="processes that compose and augment batches")
+    add("--init", type=Path, help="start from the weights of this model folder instead of random ones")
+    add("--prepare-only", action="store_true", help="render the stores and stop")
+    add("--evaluate", type=Path, help="only score this model folder")
+    options = parser.parse_args(argv)
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

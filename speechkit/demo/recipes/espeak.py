@@ -1,0 +1,72 @@
+"""Text → speech with espeak-ng's library from the wheel `espeakng-loader`. In: text and a voice. Out: 16 kHz float32.
+
+Knows nothing of datasets. The library keeps global state: one synthesiser per process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import soxr
+
+from speechkit.errors import DataError
+from speechkit.extras import require
+
+__all__ = ["EspeakVoice", "synthesize"]
+
+SYNCHRONOUS, POSITION_CHARACTER, UTF8 = 2, 1, 1
+RATE, PITCH, RANGE = 1, 3, 4  # espeak_PARAMETER
+Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+@dataclass(frozen=True, slots=True)
+class EspeakVoice:
+    """A language's voice with a speaker variant and a delivery."""
+
+    language: str  # "en-us", "pl", "cmn", …
+    variant: str = ""  # "f3", "Alicia", …; "" is the language's own voice
+    words_per_minute: int = 165
+    pitch: int = 50  # 0–99
+    pitch_range: int = 50  # 0–99; 0 is monotone
+
+    @property
+    def name(self) -> str:
+        return f"{self.language}+{self.variant}" if self.variant else self.language
+
+
+@cache
+def _library() -> tuple[Any, int, list[bytes], Any]:
+    loader = require("espeakng_loader", extra="synth")
+    library = ctypes.cdll.LoadLibrary(str(loader.get_library_path()))
+    rate = library.espeak_Initialize(SYNCHRONOUS, 0, str(loader.get_data_path()).encode(), 0)
+    if rate <= 0:
+        raise DataError(f"espeak-ng does not start with the data in {loader.get_data_path()}")
+    pieces: list[bytes] = []
+
+    def collect(samples: Any, count: int, _events: Any) -> int:
+        if samples and count > 0:
+            pieces.append(ctypes.string_at(samples, count * 2))
+        return 0
+
+    callback = Callback(collect)  # kept in the tuple: ctypes does not hold it
+    library.espeak_SetSynthCallback(callback)
+    return library, rate, pieces, callback
+
+
+def synthesize(text: str, voice: EspeakVoice) -> np.ndarray:
+    """Speak `text`; float32 (T,), 16 kHz, in [-1, 1]. Raises DataError for a voice that espeak-ng does not have."""
+    library, rate, pieces, _ = _library()
+    if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+        raise DataError(f"espeak-ng has no voice {voice.name!r}; `espeak-ng --voices` lists them")
+    for parameter, value in ((RATE, voice.words_per_minute), (PITCH, voice.pitch), (RANGE, voice.pitch_range)):
+        library.espeak_SetParameter(parameter, value, 0)
+    pieces.clear()
+    data = text.encode() + b"\0"
+    library.espeak_Synth(data, len(data), 0, POSITION_CHARACTER, 0, UTF8, None, None)
+    library.espeak_Synchronize()
+    samples = np.frombuffer(b"".join(pieces), dtype=np.int16).astype(np.float32) / 32768
+    return soxr.resample(samples, rate, 16000).astype(np.float32)

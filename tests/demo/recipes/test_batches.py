@@ -1,0 +1,58 @@
+"""Training batches: composed as planned, repeatable by index, never longer than their budget."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechkit.demo.recipes.batches import Batches, Mix, encode, normalized
+from speechkit.demo.recipes.corpus import Store, write_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    rng = np.random.default_rng(0)
+
+    def clips() -> object:
+        for number in range(120):
+            pool = ("synthetic", "digits", "sentences")[number % 3]
+            seconds = {"synthetic": 2.5, "digits": 0.5, "sentences": 9.0}[pool] * rng.uniform(0.7, 1.3)
+            samples = 0.1 * rng.standard_normal(int(seconds * 16000)).astype(np.float32)
+            yield samples, f"word {'abc'[number % 3]}", f"{pool}-{number % 4}", pool
+
+    return write_store(tmp_path / "store", clips())
+
+
+def test_a_store_gives_back_what_was_written(store: Store) -> None:
+    reopened = Store(store.folder)
+    assert len(reopened.clips) == 120
+    assert reopened.clips[3].pool == "synthetic"
+    samples = reopened.samples(reopened.clips[3])
+    assert len(samples) == reopened.clips[3].count and 0.05 < samples.std() < 0.15
+
+
+def test_a_batch_depends_on_seed_and_index_alone(store: Store) -> None:
+    once, again, other = (Batches([store], 10, seed)[7] for seed in (1, 1, 2))
+    assert all((once[name] == again[name]).all() for name in once)
+    assert once["input_values"].shape != other["input_values"].shape or (once["labels"] != other["labels"]).any()
+
+
+def test_batches_stay_near_their_budget_and_pad_little(store: Store) -> None:
+    mix = Mix(budget_s=24.0)
+    for index in range(12):
+        batch = Batches([store], 12, 1, mix=mix)[index]
+        rows, samples = batch["input_values"].shape
+        assert rows * samples / 16000 < 60
+        assert batch["attention_mask"].float().mean() > 0.4
+
+
+def test_labels_are_the_texts_of_what_is_heard(store: Store) -> None:
+    batch = Batches([store], 1, 5)[0]
+    for row in batch["labels"]:
+        ids = [int(token) for token in row if token >= 0]
+        assert not ids or ids[:5] == encode("word ")
+
+
+def test_normalized_input_has_zero_mean_and_unit_variance() -> None:
+    x = normalized(np.random.default_rng(0).uniform(0.2, 0.9, 9000).astype(np.float32))
+    assert abs(x.mean()) < 1e-4 and x.std() == pytest.approx(1, abs=1e-3)

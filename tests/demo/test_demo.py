@@ -1,0 +1,43 @@
+"""The embedded assets: there, small, and what their manifest says."""
+
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from speechkit import demo
+from speechkit.demo.recipes.corpus import HELD_OUT_VARIANTS
+from speechkit.errors import DataError, ModelError
+
+
+def test_there_are_at_least_eight_english_clips_of_at_most_ten_seconds() -> None:
+    clips = demo.clips("en")
+    assert len(clips) >= 8
+    for clip in clips:
+        info = soundfile.info(clip.path)
+        assert info.samplerate == 16000 and info.duration <= 10
+        assert clip.seconds == pytest.approx(info.duration, abs=0.01)
+        assert clip.voice.split("+")[1] in HELD_OUT_VARIANTS
+
+
+def test_a_language_without_clips_lists_those_that_exist() -> None:
+    with pytest.raises(DataError, match="no embedded clips for language 'xx'; there are clips for: en"):
+        demo.clips("xx")
+
+
+def test_a_model_that_is_not_embedded_lists_those_that_are() -> None:
+    with pytest.raises(ModelError, match="no embedded model 'xx'; embedded models: en"):
+        demo.model_path("xx")
+
+
+def test_the_english_model_is_safetensors_within_8_mb_with_its_card() -> None:
+    folder = demo.model_path("en")
+    assert (folder / "model.safetensors").stat().st_size <= 8_000_000
+    assert "license: cc-by-sa-4.0" in (folder / "README.md").read_text(encoding="utf-8")
+    assert not [path for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pkl"}]
+
+
+def test_all_assets_together_stay_within_64_mb() -> None:
+    root = Path(demo.__file__).parent
+    assets = [path for kind in ("clips", "models") for path in (root / kind).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in assets) <= 64_000_000
