@@ -113,8 +113,10 @@ def test_notebook_01_shows_a_player_that_answers_a_click(browser, jupyter_lab, w
     page.locator(".transcript-player").first.wait_for(timeout=WAIT_MS)
     page.wait_for_function("window.audios.length && window.audios[0].readyState >= 3", timeout=WAIT_MS)
     word = page.locator(".transcript-player .tp-words .tp-word").nth(1)
+    start_s = float(word.get_attribute("title").split("–")[0].removeprefix("0:"))
+    assert start_s > 0.1
     word.click()
-    page.wait_for_function("window.audios[0].currentTime > 0")
+    assert start_s - 0.1 <= page.evaluate("window.audios[0].currentTime") < start_s + 0.8
     page.wait_for_function("document.querySelector('.tp-now')")
     assert watched.errors == []
     assert watched.outside == []
