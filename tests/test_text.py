@@ -69,14 +69,14 @@ TEXTS = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("'’ʼ 
 
 
 @given(TEXTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_normalising_twice_changes_nothing(raw: str) -> None:
     once = normalize(raw)
     assert normalize(once) == once
 
 
 @given(TEXTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_only_letters_marks_numbers_apostrophes_and_single_spaces_remain(raw: str) -> None:
     text = normalize(raw)
     assert all(char in "' " or unicodedata.category(char)[0] in "LMN" for char in text)
@@ -85,7 +85,7 @@ def test_only_letters_marks_numbers_apostrophes_and_single_spaces_remain(raw: st
 
 
 @given(TEXTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_words_joined_give_back_the_text_without_its_spaces(raw: str) -> None:
     text = normalize(raw)
     assert "".join(split_words(text)) == text.replace(" ", "")
