@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import signal
@@ -245,7 +246,9 @@ def _load(name: str, arguments: argparse.Namespace) -> Any:
         print(f"loading {name} …", end="", file=sys.stderr, flush=True)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # other packages' notes to their developers
+            # other packages' notes to their developers; torch logs its own when transformers imports torchao
+            warnings.simplefilter("ignore", FutureWarning)
+            logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
             from speechkit.asr.model import load_asr
 
             return load_asr(name, device=arguments.device, dtype=arguments.dtype)

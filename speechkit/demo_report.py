@@ -85,7 +85,7 @@ def _block(number: int, heard: Heard, paint: terminal.Paint) -> str:
         terminal.wrap("heard", transcript.text or "(no speech)", paint),
         terminal.wrap("reference", clip.text, paint),
         terminal.words(transcript.words, paint),
-        f"  {paint('WER'.ljust(10), 'dim')}{rate}",
+        f"  {paint('WER'.ljust(12), 'dim')}{rate}",
     ]
     return "\n".join(line for line in lines if line) + "\n"
 
@@ -103,8 +103,8 @@ def _total(heard: list[Heard], paint: terminal.Paint) -> str:
     return "\n".join(
         [
             terminal.heading("Total", paint),
-            f"  {paint('WER'.ljust(18), 'dim')}{100 * rate:.1f} % over {len(heard)} clips, {sound:.1f} s",
-            f"  {paint('real-time factor'.ljust(18), 'dim')}{factor:.3f}{faster}",
+            f"  {paint('WER'.ljust(20), 'dim')}{100 * rate:.1f} % over {len(heard)} clips, {sound:.1f} s",
+            f"  {paint('real-time factor'.ljust(20), 'dim')}{factor:.3f}{faster}",
             "",
         ]
     )

@@ -58,7 +58,7 @@ def heading(text: str, paint: Paint) -> str:
     return paint(f"{text} ", "bold") + paint("─" * max(3, columns() - width(text) - 1), "dim")
 
 
-def wrap(label: str, text: str, paint: Paint, indent: int = 12) -> str:
+def wrap(label: str, text: str, paint: Paint, indent: int = 14) -> str:
     """`label      text…`, with the following lines under the first word of the text."""
     lines, line = [], ""
     room = columns() - indent
@@ -72,7 +72,7 @@ def wrap(label: str, text: str, paint: Paint, indent: int = 12) -> str:
     return f"  {paint(label.ljust(indent - 2), 'dim')}{body}"
 
 
-def words(found: Sequence[Word], paint: Paint, indent: int = 12) -> str:
+def words(found: Sequence[Word], paint: Paint, indent: int = 14) -> str:
     """Three aligned rows, wrapped to the terminal: the word, its times in seconds, its confidence (`?` when low)."""
     if not found:
         return ""

@@ -17,17 +17,23 @@ from __future__ import annotations
 
 import glob
 import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import speechkit.audio as audio_in
 from speechkit.asr.manifest import Fingerprint, Manifest, write_atomic
 from speechkit.errors import DataError, SpeechkitError
 from speechkit.types import FileResult, Transcript
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 __all__ = ["FORMATS", "SUFFIXES", "Job", "Progress", "find", "render", "transcribe_files"]
 
@@ -270,7 +276,8 @@ class _Run:
             return
         started = time.perf_counter()
         try:
-            transcripts = self.recognizer.transcribe([audio_in.load(work.job.path) for work in group])
+            with _keeping_ctrl_c():
+                transcripts = self.recognizer.transcribe([audio_in.load(work.job.path) for work in group])
         except Exception:
             # somebody in this batch is broken: one by one, each keeps its own reason and the others their transcript
             for work in group:
@@ -289,7 +296,8 @@ class _Run:
             return FileResult(path, "error", reason=work.job.reason)
         started = time.perf_counter()
         try:
-            transcript = self.recognizer.transcribe(path)
+            with _keeping_ctrl_c():
+                transcript = self.recognizer.transcribe(path)
         except Exception as error:  # the contract: a bad file costs only itself
             return FileResult(path, "error", reason=_reason(error), wall_s=time.perf_counter() - started)
         return self._write(work, transcript, time.perf_counter() - started)
@@ -360,6 +368,38 @@ def _length(work: _Work) -> float | None:
         return float(audio_in.duration(work.job.path))
     except (SpeechkitError, OSError):
         return None
+
+
+@contextmanager
+def _keeping_ctrl_c() -> Iterator[None]:
+    """Let no Ctrl-C get lost: raised while libsndfile calls back to read, it is dropped, and the file looks cut off.
+
+    Such a Ctrl-C is remembered and raised at the end of the block, in place of the error that it caused.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    heard, report = False, sys.unraisablehook
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        usual(number, frame)
+
+    def quiet(dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            report(dropped)
+
+    signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = quiet
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        sys.unraisablehook = report
+        if heard:
+            raise KeyboardInterrupt
 
 
 def _reason(error: Exception) -> str:

@@ -354,6 +354,43 @@ def test_progress_counts_files_bytes_and_the_time_left(recognizer, tmp_path):
     assert files.Progress().eta_s is None
 
 
+class _Interrupted:
+    """A file whose third read is met by Ctrl-C, as when it is pressed while libsndfile asks for more bytes."""
+
+    name = "interrupted"
+
+    def __init__(self, path):
+        self.path, self.reads = path, 0
+
+    def transcribe(self, _):
+        with self.path.open("rb") as file:
+            usual = file.readinto
+
+            class Reader:
+                seek, tell, name = file.seek, file.tell, "x"
+
+                def readinto(inner, buffer):
+                    self.reads += 1
+                    if self.reads == 3:
+                        signal.raise_signal(signal.SIGINT)
+                    return usual(buffer)
+
+                def read(inner, size=-1):
+                    return file.read(size)
+
+            return soundfile.read(Reader())
+
+
+def test_a_ctrl_c_inside_the_decoder_stops_the_run_and_blames_no_file(tmp_path, capfd):
+    audio = tone(tmp_path / "x.flac", 5.0)
+    broken = _Interrupted(audio)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, audio, tmp_path / "out")
+    assert broken.reads >= 3 and (tmp_path / "out" / "manifest.jsonl").read_text() == ""
+    assert "Traceback" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 SLOW = """
     import sys, time
     from speechkit.asr.files import transcribe_files
