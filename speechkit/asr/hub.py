@@ -1,0 +1,87 @@
+"""Hub id → local folder with config, vocabulary and weights. Says within seconds when the Hub cannot be reached.
+
+Only the files that are needed are fetched, safetensors before anything else. The token is huggingface_hub's affair.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["REPLY_S", "fetch"]
+
+REPLY_S = 5.0  # a Hub that is there answers in well under a second
+SIDE_FILES = frozenset({
+    "config.json", "vocab.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "preprocessor_config.json", "processor_config.json", "README.md",
+})  # fmt: skip
+SAFE = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+OLD = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+
+
+def fetch(repo: str) -> Path:
+    """Download what `repo` needs to run (or find it in the cache) and return the folder.
+
+    Raises ModelError when the repository does not exist, may not be read, has no weights, or when the Hub cannot be
+    reached and the cache does not have it.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.utils import httpx  # its own: releases differ in which package that is
+
+    try:
+        # asked first and by itself because a download waits without limit for a server that accepts and says nothing
+        info = HfApi().model_info(repo, timeout=REPLY_S)
+        names = {file.rfilename for file in info.siblings or ()}
+        wanted = [*(SIDE_FILES & names), *_weights(names, repo)]
+        return Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{repo} may only be read after its terms are accepted: open https://huggingface.co/{repo} while signed "
+            "in, accept, then run `hf auth login` here"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"the Hub has no public model {repo!r}: check the spelling; for a private one run `hf auth login` first"
+        ) from error
+    except HFValidationError as error:
+        raise ModelError(f"{repo!r} is not a valid Hub id: {error}") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        return _cached(repo, error)
+
+
+def _cached(repo: str, problem: Exception) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True))
+        if (folder / "config.json").is_file() and any(p for kind in (*SAFE[:2], *OLD[:2]) for p in folder.glob(kind)):
+            return folder
+    except LocalEntryNotFoundError:
+        pass  # not in the cache: the message below says what to do
+    if isinstance(problem, OfflineModeIsEnabled):
+        why = "HF_HUB_OFFLINE is set"
+    else:
+        first = (str(problem).splitlines() or [""])[0]
+        why = f"the Hub at {constants.ENDPOINT} cannot be reached ({type(problem).__name__}: {first})"
+    raise ModelError(
+        f"{why}, and {repo} is not in the local cache ({constants.HF_HUB_CACHE}). Without a network use "
+        'load_asr("demo/en"), which is embedded, or give a folder: fetch it elsewhere with '
+        f"`hf download {repo} --local-dir FOLDER` and copy it here. A cached model needs no network; "
+        "HF_HUB_OFFLINE=1 then skips the attempt"
+    ) from problem
+
+
+def _weights(names: Iterable[str], repo: str) -> list[str]:
+    for patterns in (SAFE, OLD):
+        found = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+        if found:
+            return found
+    raise ModelError(f"{repo} holds no model.safetensors (nor pytorch_model.bin): choose a repository with weights")
