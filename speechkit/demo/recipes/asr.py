@@ -44,8 +44,10 @@ class Recipe:
     steps: int = 6000
     decay_share: float = 0.3  # the learning rate falls to zero over the last part
     warmup_steps: int = 300
+    easy_steps: int = 600  # short clips first: CTC leaves the all-blank plateau sooner
     learning_rate: float = 1e-3
-    budget_s: float = 48.0  # seconds of audio per step
+    optimizer: str = "muon"  # for the matrices; "adamw" for everything
+    budget_s: float = 24.0  # seconds of audio per step
     seed: int = 1
     exclude_speakers: tuple[str, ...] = ("fsdd-jackson",)
     workers: int = 1  # processes that compose and augment batches
@@ -196,6 +198,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=Recipe.steps)
     add("--decay-share", type=float, default=Recipe.decay_share)
     add("--learning-rate", type=float, default=Recipe.learning_rate)
+    add("--easy-steps", type=int, default=Recipe.easy_steps)
+    add("--optimizer", choices=["muon", "adamw"], default=Recipe.optimizer)
     add("--sentences", type=int, default=Recipe.sentences)
     add("--test-sentences", type=int, default=Recipe.test_sentences)
     add("--workers", type=int, default=Recipe.workers, help="processes that compose and augment batches")

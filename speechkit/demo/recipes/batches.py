@@ -31,7 +31,9 @@ REAL = Augmentation(
     band_p=0.45,
     noise_p=0.7,
 )
-SYNTHETIC = Augmentation()
+SYNTHETIC = Augmentation(  # there are many voices already: gentler
+    speed_p=0.5, formants_p=0.2, room_p=0.2, equalizer_p=0.4, band_p=0.25, noise_p=0.4, snr_db=(10.0, 40.0)
+)
 
 
 def encode(text: str) -> list[int]:
@@ -52,7 +54,7 @@ class Mix:
     short_share: float = 0.22  # batches of single words
     wordless_share: float = 0.02  # silence and noise with an empty text: the model must not invent words
     longest_s: float = 12.0
-    budget_s: float = 48.0  # seconds of audio per batch, padding included
+    budget_s: float = 24.0  # seconds of audio per batch, padding included
 
 
 class Batches(Dataset[dict[str, torch.Tensor]]):
@@ -87,8 +89,11 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
             target = float(rng.uniform(0.5, 1.3))
         else:
             target = float(np.exp(rng.uniform(np.log(1.3), np.log(4.0 if index < self.warmup else mix.longest_s))))
-        names = [name for name, _ in mix.shares if name in self.pools]
-        weights = np.array([share for name, share in mix.shares if name in self.pools])
+        present = [(name, share) for name, share in mix.shares if name in self.pools]
+        # a pool without any clip short enough would pad the whole batch
+        fitting = [row for row in present if self.lengths[row[0]][0] <= target * 1.1] or present
+        names = [name for name, _ in fitting]
+        weights = np.array([share for _, share in fitting])
         items = []
         for _ in range(max(1, int(mix.budget_s / (target + 0.4)))):
             pool = names[rng.choice(len(names), p=weights / weights.sum())]
@@ -99,7 +104,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     def _item(self, pool: str, target: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """One clip of about `target` seconds: a clip that long, or several of one speaker with pauses between."""
         lengths = self.lengths[pool]
-        low, high = np.searchsorted(lengths, [target * 0.6, target * 1.1])
+        low, high = np.searchsorted(lengths, [target * 0.8, target * 1.1])
         if high - low < 8:  # few clips are that long: compose, or take the nearest shorter ones
             high = max(int(high), 1)
             low = 0 if pool in ("digits", "words") or high < 64 else high // 2

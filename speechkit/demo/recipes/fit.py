@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from speechkit.demo.recipes.batches import Batches, Mix
+from speechkit.demo.recipes.optimizer import MuonWithAdamW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 SCORE_EVERY = 500  # steps
-EASY_STEPS = 600  # short clips first: CTC leaves the all-blank plateau sooner
 
 
 class CTCTrainer(Trainer):
@@ -37,6 +37,12 @@ class CTCTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return torch.utils.data.SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
+        if self.recipe.optimizer == "adamw":
+            return super().create_optimizer()
+        self.optimizer = MuonWithAdamW(self.model, self.recipe.learning_rate)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         recipe = self.recipe
@@ -67,7 +73,7 @@ class Watch(TrainerCallback):
 
 def fit(model: Wav2Vec2ForCTC, recipe: Recipe, stores: list[Store], work: Path, watch: Callable[..., Any]) -> None:
     """Train `model` in place, from the last checkpoint in `work/checkpoints` if there is one."""
-    batches = Batches(stores, recipe.steps, recipe.seed, warmup=EASY_STEPS, mix=Mix(budget_s=recipe.budget_s))
+    batches = Batches(stores, recipe.steps, recipe.seed, warmup=recipe.easy_steps, mix=Mix(budget_s=recipe.budget_s))
     trainer = CTCTrainer(
         model=model,
         args=_arguments(recipe, work / "checkpoints"),
