@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,19 @@ def _library() -> tuple[Any, int, list[bytes], Any]:
     return library, rate, pieces, callback
 
 
+@cache
+def _variants() -> frozenset[str]:
+    loader = require("espeakng_loader", extra="synth")
+    return frozenset(path.name for path in (Path(loader.get_data_path()) / "voices" / "!v").iterdir())
+
+
 def synthesize(text: str, voice: EspeakVoice) -> np.ndarray:
     """Speak `text`; float32 (T,), 16 kHz, in [-1, 1]. Raises DataError for a voice that espeak-ng does not have."""
     library, rate, pieces, _ = _library()
+    if voice.variant and voice.variant not in _variants():  # espeak-ng itself would speak with another voice
+        raise DataError(f"espeak-ng has no variant {voice.variant!r}; it has: {', '.join(sorted(_variants()))}")
     if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
-        raise DataError(f"espeak-ng has no voice {voice.name!r}; `espeak-ng --voices` lists them")
+        raise DataError(f"espeak-ng has no language {voice.language!r}; its names look like en-us, pl, cmn, pt-br")
     for parameter, value in ((RATE, voice.words_per_minute), (PITCH, voice.pitch), (RANGE, voice.pitch_range)):
         library.espeak_SetParameter(parameter, value, 0)
     pieces.clear()

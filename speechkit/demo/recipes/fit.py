@@ -6,7 +6,7 @@ Knows nothing of where the clips come from, nor of how the result is published.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -36,12 +36,12 @@ class CTCTrainer(Trainer):
     recipe: Recipe
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        return torch.utils.data.SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+        return torch.utils.data.SequentialSampler(cast("Batches", self.train_dataset))
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
         if self.recipe.optimizer == "adamw":
             return super().create_optimizer()
-        self.optimizer = MuonWithAdamW(self.model, self.recipe.learning_rate)
+        self.optimizer = MuonWithAdamW(cast("torch.nn.Module", self.model), self.recipe.learning_rate)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -51,7 +51,7 @@ class CTCTrainer(Trainer):
         def factor(step: int) -> float:
             return min(1.0, step / recipe.warmup_steps, max(0.0, (recipe.steps - step) / decay))
 
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(cast("torch.optim.Optimizer", self.optimizer), factor)
         return self.lr_scheduler
 
 

@@ -29,6 +29,14 @@ def test_every_training_and_held_out_voice_exists() -> None:
         assert len(synthesize("one", EspeakVoice(accent))) > 1000
 
 
-def test_an_unknown_voice_is_named_in_the_error() -> None:
-    with pytest.raises(DataError, match="no voice 'en-us\\+nobody'"):
-        synthesize(TEXT, EspeakVoice("en-us", "nobody"))
+@pytest.mark.parametrize(
+    ("voice", "message"),
+    [
+        (EspeakVoice("en-us", "nobody"), "no variant 'nobody'; it has: .*Alicia"),
+        (EspeakVoice("xx-nowhere"), "no language 'xx-nowhere'"),
+    ],
+    ids=["an unknown variant", "an unknown language"],
+)
+def test_a_voice_that_does_not_exist_is_named_in_the_error(voice: EspeakVoice, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        synthesize(TEXT, voice)
