@@ -186,6 +186,6 @@ assert status.pop("broken.wav") == "error" and set(status.values()) == {"ok"} an
 assert {result.status for result in again} == {"skipped", "error"}
 assert transcript.to_srt().startswith("1\n00:00:0") and figure.axes
 assert check.ok, check
-assert MODEL != "demo/en" or total <= 0.10
+assert MODEL != "demo/en" or total <= demo.results("en")["clips"].wer + 0.005  # the model's card keeps its word
 shutil.rmtree(folder)
 print(f"ok: {len(results) - 1} files transcribed, 1 refused with a reason, batches equal singles")
