@@ -86,15 +86,21 @@ def check_vocabulary(tokenizer: Any, head: int, where: str) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' loading reports and progress bars while open: what matters in them is checked here."""
+    import logging as levels
+
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    trees = levels.getLogger("torch.utils._pytree")  # a note to torchao's developers, where torchao is installed
+    tree_level = trees.level
+    trees.setLevel(levels.ERROR)
+    logging.set_verbosity(levels.CRITICAL)
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        trees.setLevel(tree_level)
         if bars:
             logging.enable_progress_bar()
 

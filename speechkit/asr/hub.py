@@ -31,16 +31,18 @@ def fetch(repo: str) -> Path:
     Raises ModelError when the repository does not exist, may not be read, has no weights, or when the Hub cannot be
     reached and the cache does not have it.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download, utils
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-    from huggingface_hub.utils import httpx  # its own: releases differ in which package that is
 
+    # its own httpx: releases differ in which package that is
+    http_error: type[Exception] = utils.httpx.HTTPError  # type: ignore[attr-defined]
     try:
         # asked first and by itself because a download waits without limit for a server that accepts and says nothing
         info = HfApi().model_info(repo, timeout=REPLY_S)
         names = {file.rfilename for file in info.siblings or ()}
         wanted = [*(SIDE_FILES & names), *_weights(names, repo)]
-        return Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
+        # by branch, not by info.sha: only a branch leaves the reference by which the cache is found offline
+        return Path(snapshot_download(repo, allow_patterns=wanted))
     except GatedRepoError as error:
         raise ModelError(
             f"{repo} may only be read after its terms are accepted: open https://huggingface.co/{repo} while signed "
@@ -52,7 +54,7 @@ def fetch(repo: str) -> Path:
         ) from error
     except HFValidationError as error:
         raise ModelError(f"{repo!r} is not a valid Hub id: {error}") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, http_error, OSError) as error:
         return _cached(repo, error)
 
 
@@ -60,12 +62,15 @@ def _cached(repo: str, problem: Exception) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    try:
-        folder = Path(snapshot_download(repo, local_files_only=True))
-        if (folder / "config.json").is_file() and any(p for kind in (*SAFE[:2], *OLD[:2]) for p in folder.glob(kind)):
+    for weights in (SAFE, OLD):
+        try:
+            # the patterns again: without them a cache that lacks files nobody asked for counts as incomplete
+            found = snapshot_download(repo, allow_patterns=[*SIDE_FILES, *weights], local_files_only=True)
+        except LocalEntryNotFoundError:
+            continue  # not in the cache: the message below says what to do
+        folder = Path(found)
+        if (folder / "config.json").is_file() and any(p for kind in weights[:2] for p in folder.glob(kind)):
             return folder
-    except LocalEntryNotFoundError:
-        pass  # not in the cache: the message below says what to do
     if isinstance(problem, OfflineModeIsEnabled):
         why = "HF_HUB_OFFLINE is set"
     else:

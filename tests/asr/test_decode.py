@@ -84,6 +84,14 @@ def test_a_combining_mark_stays_with_its_letter() -> None:
     assert texts([3, 6]) == ["\u0301"], "a mark with nothing before it is kept, not an error"
 
 
+def test_a_character_ends_where_its_field_ends_or_where_the_next_begins() -> None:
+    (word,) = decode(path_of([1, 2, 0, 0, 1]), TOY, GRID, 1e9)
+    assert [(c.start_s, c.end_s) for c in word.chars] == [(0.0, 0.02), (0.02, 0.045), (0.08, 0.105)]
+    wide = FrameGrid(hop=320, field=1000)
+    first, second = decode(path_of([1, 3, 2]), TOY, wide, 1e9)
+    assert (first.end_s, second.start_s, second.end_s) == (0.04, 0.04, 0.1025)
+
+
 def test_the_end_of_a_word_is_cut_at_the_end_of_the_audio() -> None:
     (word,) = decode(path_of([0, 1]), TOY, GRID, duration_s=0.04)
     assert (word.start_s, word.end_s) == (0.02, 0.04)
@@ -122,5 +130,7 @@ def test_words_are_in_order_within_the_audio_and_confidences_in_0_1(ids: list[in
     words = decode(path_of(ids, [0.5] * len(ids) or None), TOY, GRID, end)
     starts = [c.start_s for w in words for c in w.chars]
     assert starts == sorted(starts)
+    ends = [c.end_s for w in words for c in w.chars]
+    assert all(a <= b for a, b in zip(ends, starts[1:], strict=False))
     assert all(0 <= w.start_s < w.end_s <= end and 0 <= w.confidence <= 1 for w in words)
     assert all(w.text == "".join(c.text for c in w.chars) and w.text.strip() for w in words)

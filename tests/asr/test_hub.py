@@ -65,7 +65,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The two calls that a download makes: what is in the repository, and each file."""
+    """The calls that a download makes: what is in the repository, and each file."""
 
     files: dict[str, bytes]
     asked: list[str]
@@ -84,7 +84,10 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if self.path.startswith("/api"):
+        if "/tree/" in self.path:
+            rows = [{"type": "file", "path": n, "size": len(d), "oid": "0" * 40} for n, d in self.files.items()]
+            data = json.dumps(rows).encode()
+        elif self.path.startswith("/api"):
             siblings = [{"rfilename": name} for name in self.files]
             data = json.dumps({"id": "owner/model", "sha": SHA, "siblings": siblings}).encode()
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 from asr_shapes import BASE, SHAPES, Shape, build, noise
 from transformers import AutoModelForCTC, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
+from speechkit import audio, demo
+from speechkit.asr.check import windows_agree
 from speechkit.asr.model import Recognizer, load_asr
 from speechkit.errors import AudioError, ModelError, PlanError
 from speechkit.types import Transcript
@@ -193,3 +197,44 @@ def test_an_unknown_engine_device_or_dtype_lists_what_exists() -> None:
         load_asr("pl", device="tpu")
     with pytest.raises(PlanError, match="dtype is 'int3'"):
         load_asr("pl", dtype="int3")
+
+
+@pytest.fixture(scope="module")
+def english() -> Recognizer:
+    return load_asr("demo/en", device="cpu")
+
+
+def test_the_embedded_model_reads_the_embedded_clips_in_batches_as_alone(english: Recognizer) -> None:
+    clips = [clip.path for clip in demo.clips("en")]
+    together = english.transcribe(clips)
+    assert [t.text for t in together] == [english.transcribe(clip).text for clip in clips]
+    assert all(t.language == "en" and t.model == "demo/en" and t.words and not t.warnings for t in together)
+    for spoken in together:
+        assert spoken.text == " ".join(w.text for w in spoken.words)
+        assert all(a.end_s <= b.start_s for a, b in pairwise(spoken.words))
+    assert english.self_check().ok
+
+
+def test_windows_of_the_embedded_model_agree_with_the_whole_on_nine_frames_in_ten(english: Recognizer) -> None:
+    speech = np.concatenate([audio.load(clip.path) for clip in demo.clips("en")])
+    assert windows_agree(english, speech, window_s=10.0, overlap_s=2.0).equal > 0.9
+
+
+def test_three_minutes_cost_the_memory_of_one(english: Recognizer, tmp_path: Path) -> None:
+    """Peak of what NumPy and Python allocate; a process's own peak is measured by `make bench`."""
+    english.window_s = 5.0
+    peaks = []
+    try:
+        for minutes in (1, 3):
+            path = tmp_path / f"{minutes}.wav"
+            with soundfile.SoundFile(path, "w", 16_000, 1) as file:
+                for k in range(minutes):
+                    file.write(noise(60.0, k))
+            tracemalloc.start()
+            assert english.transcribe(path).duration_s == minutes * 60
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    finally:
+        english.window_s = 30.0
+    two_minutes_of_samples = 2 * 60 * 16_000 * 4
+    assert peaks[1] - peaks[0] < two_minutes_of_samples / 4
