@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+# setuptools' note on folders named like the package: here that folder is the package
+QUIET := PYTHONWARNINGS="ignore:Editable installation"
+
 # Python's own start-up hook in tests/plugins refuses connections beyond this machine, in subprocesses and kernels too
 OFFLINE := PYTHONPATH="$(CURDIR)/tests/plugins" SPEECHKIT_BLOCK_NETWORK=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
@@ -30,12 +33,12 @@ $(VENV)/.stamp-venv:
 
 $(VENV)/.stamp-demo: $(VENV)/.stamp-venv pyproject.toml
 	@echo "installing speechkit into $(VENV): once, some minutes (PyTorch with CUDA is about 3 GB)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(QUIET) $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-venv pyproject.toml
 	@echo "installing speechkit[all,test] into $(VENV): once, some minutes (about 8 GB on disk)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,test]"
+	$(QUIET) $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,test]"
 	@touch $(VENV)/.stamp-demo $@
 
 demo: $(VENV)/.stamp-demo
