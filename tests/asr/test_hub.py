@@ -33,8 +33,8 @@ print(f"{time.monotonic() - started:.1f}")
 
 def fetch(endpoint: str, cache: Path, repo: str = "owner/model", **variables: str) -> tuple[str, float]:
     """In its own process, because huggingface_hub reads its settings once. Returns what it said, and in how long."""
-    settings = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "NO_PROXY": "*", **variables}
-    settings.pop("HF_TOKEN", None)
+    inherited = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
+    settings = {**inherited, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "NO_PROXY": "*", **variables}
     command = [sys.executable, "-c", LOAD, repo]
     done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, check=True)
     *said, seconds = done.stdout.strip().splitlines()
