@@ -158,6 +158,31 @@ def test_the_doubtful_words_are_found_one_after_the_other(page):
     assert selected == [6, 9, 6]
 
 
+def test_space_and_enter_press_the_button_for_doubtful_words(page):
+    page.get_by_role("button", name="Play the next of 2 doubtful words").focus()
+    for key, word in (("Space", 6), ("Enter", 9)):
+        page.keyboard.press(key)
+        page.wait_for_function(f"window.state.selected === {word}", timeout=5000)
+
+
+def test_the_waveform_answers_every_key_of_a_slider(page):
+    slider = page.get_by_role("slider")
+    slider.focus()
+    for key, seconds in (("End", 6.6), ("ArrowDown", 5.6), ("ArrowUp", 6.6), ("Home", 0.0), ("ArrowUp", 1.0)):
+        page.keyboard.press(key)
+        assert page.evaluate(NOW_S) == pytest.approx(seconds, abs=0.05), key
+        assert float(slider.get_attribute("aria-valuenow")) == pytest.approx(seconds, abs=0.05), key
+
+
+def test_a_key_held_down_does_not_play_and_pause_in_turns(page):
+    _word(page, 3).focus()
+    page.keyboard.down("Space")
+    page.keyboard.down("Space")  # playwright marks the second as a repeat, as a held key does
+    page.wait_for_function(f"{NOW_S} > 0.2", timeout=5000)
+    assert page.evaluate(PAUSED) is False
+    page.keyboard.up("Space")
+
+
 def test_play_at_the_end_starts_again(page):
     page.evaluate("window.audios[0].currentTime = 6.58")
     page.wait_for_function("document.querySelector('.tp-time').textContent.startsWith('0:06.6')")

@@ -6,6 +6,11 @@ const HINT_MS = 2500; // the kernel answers later than this: say why it is quiet
 const BEFORE_S = 0.04, AFTER_S = 0.08; // CTC spans are narrow; this much around a word keeps its edges audible
 const HOLD_S = 0.25; // a word stays lit this long into the pause behind it
 const BARS = 150, WIDE = 1000, TALL = 54;
+// the keys of a slider (WAI-ARIA authoring practices): where each leads from `now`, in seconds
+const SLIDES = {
+  ArrowLeft: (now) => now - 1, ArrowDown: (now) => now - 1, ArrowRight: (now) => now + 1, ArrowUp: (now) => now + 1,
+  Home: () => 0, End: (_now, end) => end,
+};
 const SAID = { high: "", mid: ", less certain", low: ", doubtful" };
 
 /** 64.83 → "1:04.8"; hours only where there are any. */
@@ -164,7 +169,8 @@ class View {
     on(this.wave, "pointerdown", (event) => this.drag(event));
     on(this.wave, "pointermove", (event) => event.buttons && this.drag(event));
     on(this.root, "keydown", (event) => this.key(event));
-    on(this.root, "keyup", (event) => event.key === " " && event.preventDefault()); // Firefox clicks on key up
+    // browsers press a button when space comes up: the play button has acted by then, the one for doubtful words has not
+    on(this.root, "keyup", (event) => event.key === " " && event.target !== this.check && event.preventDefault());
     if (this.check) on(this.check, "click", () => this.nextDoubtful());
     on(this.audio, "play", () => this.run());
     on(this.audio, "pause", () => this.halted());
@@ -263,8 +269,8 @@ class View {
 
   act(event, word) {
     const left = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (event.key === " " && event.target !== this.check) this.toggle();
-    else if (left && event.target === this.wave) this.seek(this.at() + left);
+    if (event.target === this.wave && event.key in SLIDES) this.seek(SLIDES[event.key](this.at(), this.seconds));
+    else if (event.key === " " && event.target !== this.check) event.repeat || this.toggle(); // held down it acts once
     else if (left && this.words.length) this.move(left);
     else if (event.key === "Enter" && word) this.hear(Number(word.dataset.index), event.shiftKey);
     else if ((event.key === "Home" || event.key === "End") && word) this.select(event.key === "Home" ? 0 : this.words.length - 1, true);
