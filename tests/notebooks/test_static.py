@@ -79,9 +79,8 @@ def test_setup_keeps_the_versions_that_colab_brings(path: Path) -> None:
 
 
 def test_setup_in_colab_names_every_kept_version_to_pip(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = _run_setup_as_in_colab(
-        _setup(path).replace('REPOSITORY = ""', 'REPOSITORY = "https://x.org/r"'), monkeypatch
-    )
+    setup = re.sub(r'^REPOSITORY = ".*"$', 'REPOSITORY = "https://x.org/r"', _setup(path), flags=re.MULTILINE)
+    asked = _run_setup_as_in_colab(setup, monkeypatch)
     assert asked[-1].endswith(f'"speechkit @ git+https://x.org/r@v{PROJECT["version"]}"')
     assert {f"{name}=={version(name)}" for name in NEVER_MOVED} <= set(asked[-1].split())
 
