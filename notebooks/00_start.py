@@ -81,7 +81,7 @@ print("word error rate:", "unknown" if AUDIO else f"{wer([clip.text], [transcrip
 # ## Words with times
 #
 # Each word carries its start and end in seconds and a confidence between 0 and 1. The times come from the frames of
-# the model: a new frame every 20 ms, each of which sees 25 ms of sound.
+# the model, one every 20 ms: no time can be finer than that.
 
 # %%
 print(transcript.table())

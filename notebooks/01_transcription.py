@@ -82,9 +82,9 @@ player(clip.path, transcript, title=clip.path.name)
 # %% [markdown]
 # ## Confidence
 #
-# Confidence is read from the model's own probabilities in the frames where it emitted the characters of a word. It
-# ranks words well, but it is not a promise: 0.9 does not mean nine out of ten. Here are the least certain words over
-# all clips: the place to listen first.
+# Confidence is read from the model's own probabilities in the frames where it emitted the characters of a word. It is
+# there to rank words, and no promise: 0.9 does not mean nine out of ten. Here are the least certain words over all
+# clips: the place to listen first.
 
 # %%
 heard = asr.transcribe([c.path for c in clips])
@@ -95,8 +95,9 @@ print(f"{len(doubtful)} of {len(ranked)} words below {DOUBTFUL}; the least certa
 print("\n".join(f"{confidence:.2f}  {word:16} {name}" for confidence, word, name in ranked[:8]))
 
 # %% [markdown]
-# Transcribing the clips as a list ran them as one batch. The references are known, so the mistakes can be counted:
-# this is a figure of a small demonstration model on clean synthetic voices, and says nothing about your recordings.
+# Given a list, the recognizer puts clips of like length into batches and answers in the order of the list. What was
+# said is known, so the mistakes can be counted: this is a figure of a small demonstration model on clean synthetic
+# voices, and says nothing about your recordings.
 
 # %%
 from speechkit.evaluation.metrics import wer
@@ -108,8 +109,9 @@ print(f"word error rate {total:.1%} over {len(clips)} embedded clips, {spoken:.0
 # %% [markdown]
 # ## The words on the spectrogram
 #
-# Time runs to the right, pitch upwards, and brighter means louder. Each word stands over the stretch where the model
-# heard it, so a word that sits beside its sound, or covers a pause, is easy to see.
+# Time runs to the right, frequency upwards, and the more a spot stands out from the background, the louder it is. Each
+# word stands over the stretch where the model heard it, so a word that sits beside its sound, or covers a pause, is
+# easy to see.
 
 # %%
 from speechkit.widgets.spectrogram import spectrogram
