@@ -38,6 +38,8 @@ def main(arguments: list[str], root: Path) -> int:
     for path in sorted([*root.glob("notebooks/*.ipynb"), *root.glob("notebooks/*.py")]):
         write(path, with_setup(path, url, version))
     print(f"repository: {url or 'not set'}")
+    if url:
+        print(f"in Colab the notebooks install the tag v{version}: git tag v{version} && git push origin v{version}")
     return 0
 
 

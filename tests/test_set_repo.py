@@ -48,6 +48,24 @@ def test_the_address_lands_in_pyproject_badges_and_setup_cells(copy: Path) -> No
         assert any(f'REPOSITORY = "{URL}"' in cell.source for cell in cells if cell.cell_type == "code")
 
 
+def test_the_tag_that_colab_installs_is_named_with_the_command_that_pushes_it(copy: Path) -> None:
+    [setup] = {
+        line for path in (copy / "notebooks").glob("*.py") for line in path.read_text().splitlines() if "TAG = " in line
+    }
+    tag = ast.literal_eval(setup.removeprefix("TAG = "))
+    assert f"git tag {tag} && git push origin {tag}" in _set(copy, URL).stdout
+    assert "git tag" not in _set(copy, "--none").stdout
+
+
+def test_what_is_committed_is_what_the_address_in_pyproject_makes(copy: Path) -> None:
+    address = (
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {}).get("Repository", "--none")
+    )
+    assert _set(copy, address).returncode == 0
+    for path in ("README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "notebooks").glob("*.*"))):
+        assert (copy / path).read_text() == (ROOT / path).read_text(), path
+
+
 def test_notebooks_stay_valid_and_in_step_with_their_twins(copy: Path) -> None:
     _set(copy, URL)
     for path in (copy / "notebooks").glob("*.ipynb"):
@@ -61,7 +79,7 @@ def test_a_second_run_changes_nothing(copy: Path) -> None:
     _set(copy, URL)
     before = _contents(copy)
     again = _set(copy, f"{URL}.git/")
-    assert again.stdout == f"repository: {URL}\n"
+    assert again.stdout.splitlines()[0] == f"repository: {URL}"
     assert _contents(copy) == before
 
 
