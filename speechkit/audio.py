@@ -168,7 +168,8 @@ def encode(samples: Source, format: str = "opus", rate: float = SAMPLE_RATE) -> 
     Values beyond ±1 are clipped. Opus knows five rates only; others are converted to its 48 kHz.
 
     Raises:
-        OutputError: unknown format. AudioError: samples that :func:`load` would refuse.
+        OutputError: unknown format, or one that cannot hold this rate or so many channels. AudioError: samples that
+            :func:`load` would refuse.
     """
     if format not in FORMATS:
         raise OutputError(f"format is {format!r}; it can be {', '.join(repr(name) for name in FORMATS)}")
@@ -178,8 +179,14 @@ def encode(samples: Source, format: str = "opus", rate: float = SAMPLE_RATE) -> 
     if subtype == "OPUS" and rate not in OPUS_RATES:
         frames, rate = soxr.resample(frames, rate, OPUS_RATES[-1]), OPUS_RATES[-1]
     buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", int(rate), frames.shape[1], subtype, format=container) as file:
-        file.write(frames)
+    try:
+        with soundfile.SoundFile(buffer, "w", int(rate), frames.shape[1], subtype, format=container) as file:
+            file.write(frames)
+    except soundfile.LibsndfileError as error:
+        raise OutputError(
+            f"{format} cannot hold {frames.shape[1]} channels at {rate:g} Hz: {error.error_string} Choose another "
+            f"format, or write {SAMPLE_RATE} Hz mono"
+        ) from error
     return buffer.getvalue()
 
 
@@ -252,7 +259,7 @@ def _open(source: Source) -> Iterator[Sound]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield decode(io.BytesIO(source), f"bytes ({len(source)})")
     elif isinstance(source, (str, os.PathLike)):
-        with _open_path(os.fspath(source)) as file:
+        with _open_path(os.fspath(source)) as opened, _seekable(opened) as file:
             yield decode(file, str(os.fspath(source)))
     elif hasattr(source, "read"):
         with _seekable(source) as file:
@@ -278,10 +285,10 @@ def _from_row(row: Mapping[str, Any]) -> Source:
 
 
 def _open_path(name: str | bytes) -> BinaryIO:
-    path = Path(os.fsdecode(name)).expanduser()
+    path = Path(os.path.expanduser(os.fsdecode(name)))  # Path.expanduser raises where ~x.wav is a file, not a user's
     try:
         return path.open("rb")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = error
     if str(path).startswith(("http:/", "https:/")):
         raise AudioError(f"{path} is an address, not a file; download it first") from reason
@@ -290,7 +297,8 @@ def _open_path(name: str | bytes) -> BinaryIO:
     if isinstance(reason, FileNotFoundError):
         near = difflib.get_close_matches(path.name, _siblings(path), n=1)
         raise AudioError(f"no such file: {path}" + (f"; did you mean {near[0]}?" if near else "")) from reason
-    raise AudioError(f"cannot read {path}: {reason.strerror}; check that this user may read it") from reason
+    why = getattr(reason, "strerror", None) or reason
+    raise AudioError(f"cannot read {path}: {why}; check that this user may read it") from reason
 
 
 def _siblings(path: Path) -> list[str]:
@@ -305,6 +313,8 @@ def _seekable(file: Any) -> Iterator[BinaryIO]:
     """The file itself, left open, or a copy on disk of what cannot be rewound (a pipe, a download)."""
     if isinstance(file, io.TextIOBase):
         raise AudioError("the file object is open as text; open it with mode 'rb'")
+    if getattr(file, "closed", False) or not getattr(file, "readable", lambda: True)():
+        raise AudioError("the file object is closed or open for writing only; open it with mode 'rb'")
     if getattr(file, "seekable", lambda: False)():
         yield file
         return

@@ -152,13 +152,24 @@ def _checked(arguments: argparse.Namespace) -> tuple[tuple[str, ...], int]:
     if arguments.out is None and len(formats) > 1:
         raise SpeechkitError(f"several formats ({', '.join(formats)}) need --out DIR; stdout takes one")
     jobs = files.find(arguments.paths)
-    if all(job.reason or not job.path.exists() for job in jobs):
+    if all(job.reason or _absent(job.path) for job in jobs):
         for job in jobs:
             _say(f"error: {job.reason or f'{job.path}: no such file'}")
         raise SpeechkitError("nothing to do: none of the paths leads to a file")
     if arguments.out is not None:
         files.check_output(arguments.out)
     return formats, len(jobs)
+
+
+def _absent(path: Path) -> bool:
+    """Whether nothing is there; what is there and may not be read gets its own reason when it is opened."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class _Printer:
@@ -241,6 +252,11 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _load(name: str, arguments: argparse.Namespace) -> Any:
+    from speechkit.asr import registry
+    from speechkit.device import choose_dtype
+
+    registry.resolve(name)  # an unknown name, and
+    choose_dtype("cpu", arguments.dtype)  # an unknown dtype: told before torch is loaded
     # a first import of torch takes seconds: a terminal says what it waits for
     if sys.stderr.isatty():
         print(f"loading {name} …", end="", file=sys.stderr, flush=True)

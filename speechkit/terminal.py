@@ -128,10 +128,14 @@ class Bar:
         self._bar.refresh()
 
     def write(self, line: str, stream: TextIO) -> None:
-        """Print a line without tearing the bar."""
+        """Print a line without tearing the bar. What the stream's encoding lacks is shown as an escape (`\\udcff`)."""
         if self._bar is not None:
             self._bar.clear()
-        print(line, file=stream, flush=True)
+        try:
+            print(line, file=stream, flush=True)
+        except UnicodeEncodeError:  # nothing of the line is out yet: text is encoded before it is written
+            coding = stream.encoding or "utf-8"
+            print(line.encode(coding, "backslashreplace").decode(coding), file=stream, flush=True)
         if self._bar is not None:
             self._bar.refresh()
 

@@ -238,6 +238,20 @@ def test_a_file_object_opened_as_text_is_refused(tmp_path: Path) -> None:
         audio.load(file)
 
 
+def test_a_file_object_that_cannot_be_read_is_refused(wav: Path, tmp_path: Path) -> None:
+    closed = wav.open("rb")
+    closed.close()
+    with (tmp_path / "new").open("wb") as written:
+        for file in (closed, written):
+            with pytest.raises(AudioError, match="closed or open for writing only; open it with mode 'rb'"):
+                audio.load(file)
+
+
+def test_a_name_with_a_null_character_is_an_audio_error() -> None:
+    with pytest.raises(AudioError, match="embedded null byte"):
+        audio.load("a\0b.wav")
+
+
 def test_a_file_that_this_user_may_not_read_is_an_error(wav: Path) -> None:
     wav.chmod(0)
     root = os.geteuid() == 0
@@ -318,6 +332,11 @@ def test_two_channels_are_written_as_two() -> None:
 
 def test_values_beyond_full_scale_are_clipped_not_wrapped() -> None:
     assert np.abs(audio.load(audio.encode(np.array([1.5, -1.5, 0.0]), "wav")) - [1.0, -1.0, 0.0]).max() < 1e-4
+
+
+def test_a_rate_that_the_format_does_not_know_is_an_output_error() -> None:
+    with pytest.raises(OutputError, match=r"mp3 cannot hold 1 channels at 96000 Hz: .*44100.* Choose another format"):
+        audio.encode(voice(0.2), "mp3", 96_000)
 
 
 def test_writing_says_what_is_wrong_with_the_name_or_the_place(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line with the embedded model: in this process where text is asked for, as a real process where signals,
 terminals and exit statuses are."""
 
+import io
 import json
 import os
 import re
@@ -171,17 +172,34 @@ def test_help_answers_without_torch(arguments):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_mistake_is_told_before_torch_is_loaded(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere/missing.wav"], "/nowhere/missing.wav: no such file"),
+        (["{clip}", "--model", "klingon"], "unknown model 'klingon'; known names: demo/en, en, zh, ko, pt, pl"),
+        (["{clip}", "--dtype", "int3"], "dtype is 'int3'; it can be"),
+    ],
+    ids=["a missing file", "an unknown model", "an unknown dtype"],
+)
+def test_a_mistake_is_told_before_torch_is_loaded(clips, arguments, message):
     code = "import sys; from speechkit.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    given = [argument.format(clip=clips[0].path) for argument in arguments]
     done = subprocess.run(
-        [sys.executable, "-c", code, "transcribe", str(tmp_path / "missing.wav")],
+        [sys.executable, "-c", code, "transcribe", *given],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
         timeout=60,
     )
     assert done.stdout.strip() == "2 False"
-    assert f"{tmp_path / 'missing.wav'}: no such file" in done.stderr
+    assert message in done.stderr
+
+
+def test_what_the_encoding_of_a_stream_lacks_is_shown_as_an_escape():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    terminal.Bar(stream).write("caf\u00e9 \udcff: 你好", stream)
+    assert raw.getvalue() == rb"caf\xe9 \udcff: \u4f60\u597d" + b"\n"
 
 
 def test_models_lists_short_names_and_where_they_come_from(run):

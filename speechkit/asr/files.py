@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -121,7 +122,7 @@ def transcribe_files(
         check_output(out)  # now, not at the first `next()`
 
     def results() -> Iterator[FileResult]:
-        with Manifest(Path(out)) if out is not None else nullcontext() as manifest:
+        with Manifest(_folder(out)) if out is not None else nullcontext() as manifest:
             run = _Run(recognizer, wanted, manifest)
             for result in run.results(jobs, resume):
                 if progress is not None:
@@ -141,7 +142,11 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
 
 def check_output(out: str | os.PathLike[str]) -> None:
     """Raise OutputError unless transcripts can be written to this folder (made if absent) and no other run does so."""
-    Manifest(Path(out)).close()
+    Manifest(_folder(out)).close()
+
+
+def _folder(out: str | os.PathLike[str]) -> Path:
+    return Path(os.path.expanduser(out))  # as for inputs: bash leaves the ~ of --out=~/texts to us
 
 
 def render(transcript: Transcript, format: str) -> str:
@@ -160,21 +165,25 @@ def find(paths: Paths) -> list[Job]:
         raise DataError("no input: give at least one audio file, folder or pattern such as 'calls/*.wav'")
     jobs: dict[str, Job] = {}
     for item in given:
-        for job in _expand(Path(item)):
+        for job in _expand(os.fsdecode(item)):
             jobs.setdefault(os.path.abspath(job.path), job)
     return list(jobs.values())
 
 
-def _expand(path: Path) -> list[Job]:
-    if path.is_dir():
+def _expand(text: str) -> list[Job]:
+    if not text:  # to pathlib the working directory, to whoever wrote "$FILE" a mistake
+        return [Job(Path(), Path("empty"), "the path is empty; is a variable unset? The working directory is '.'")]
+    # os.path answers where Path.is_dir raises: below a folder that may not be entered, for a name that is too long
+    path = Path(text if os.path.lexists(text) else os.path.expanduser(text))
+    if os.path.isdir(path):
         return _walk(path)
-    if path.exists() or not glob.has_magic(str(path)):
+    if os.path.exists(path) or not glob.has_magic(str(path)):
         return [Job(path, Path(path.name))]
     matches = sorted(glob.glob(str(path), recursive=True))
     jobs = [
         job
         for match in map(Path, matches)
-        for job in (_walk(match) if match.is_dir() else [Job(match, Path(match.name))])
+        for job in (_walk(match) if os.path.isdir(match) else [Job(match, Path(match.name))])
     ]
     return jobs or [Job(path, Path(path.name), f"{path}: no file matches this pattern")]
 
@@ -204,23 +213,30 @@ class _Names:
 
     def __init__(self, manifest: Manifest) -> None:
         self.folder = manifest.folder
-        self.owners = manifest.claims()
+        self.written = manifest.claims()
+        self.owners = {os.path.splitext(name)[0]: owner for name, owner in self.written.items()}
         self.kept = {owner: stem for stem, owner in self.owners.items()}
 
     def take(self, job: Job, texts: dict[str, str]) -> str:
         """The stem for a job whose outputs are `texts` (format → text): the one it had, or the first free candidate."""
         owner = os.path.abspath(job.path)
-        stem = self.kept.get(owner) or next(
-            name for name in _candidates(job.place) if self.owners.get(name, owner) == owner and self._free(name, texts)
+        had = [self.kept[owner]] if owner in self.kept else []
+        stem = next(
+            name
+            for name in chain(had, _candidates(job.place))
+            if self.owners.get(name, owner) == owner and self._free(name, texts, owner)
         )
         self.owners[stem], self.kept[owner] = owner, stem
         return stem
 
-    def _free(self, stem: str, texts: dict[str, str]) -> bool:
-        """Nothing there, or the very same text: what a run leaves that was killed between output and manifest line."""
+    def _free(self, stem: str, texts: dict[str, str], owner: str) -> bool:
+        """Ours, or nothing there, or the very same text: what a kill between output and manifest line leaves."""
         for name, text in texts.items():
             target = self.folder / f"{stem}.{name}"
-            if target.is_dir() or (target.exists() and target.read_bytes() != text.encode()):
+            if target.is_dir():
+                return False
+            ours = self.written.get(f"{stem}.{name}") == owner
+            if not ours and target.exists() and target.read_bytes() != text.encode():
                 return False
         return True
 
@@ -363,6 +379,8 @@ def _groups(works: Sequence[_Work], batches: bool) -> Iterator[list[_Work]]:
 def _length(work: _Work) -> float | None:
     """Seconds of sound by the header, or None for what must go alone: done already, not there, not readable."""
     if work.earlier is not None or work.job.reason or work.seen is None:
+        return None
+    if not work.job.path.is_file():  # a pipe: it can be read once
         return None
     try:
         return float(audio_in.duration(work.job.path))

@@ -5,6 +5,7 @@ Only the files that are needed are fetched, safetensors before anything else. Th
 
 from __future__ import annotations
 
+import errno
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +23,20 @@ SIDE_FILES = frozenset({
     "preprocessor_config.json", "processor_config.json", "README.md",
 })  # fmt: skip
 SAFE = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+# what a disk says, never a network: httpx wraps the errors of its sockets
+DISK = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+})  # fmt: skip
 OLD = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 
 def fetch(repo: str) -> Path:
     """Download what `repo` needs to run (or find it in the cache) and return the folder.
 
-    Raises ModelError when the repository does not exist, may not be read, has no weights, or when the Hub cannot be
-    reached and the cache does not have it.
+    Raises ModelError when the repository does not exist, may not be read, has no weights, when the cache cannot be
+    written, or when the Hub cannot be reached and the cache does not have it.
     """
-    from huggingface_hub import HfApi, snapshot_download, utils
+    from huggingface_hub import HfApi, constants, snapshot_download, utils
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     # its own httpx: releases differ in which package that is
@@ -55,6 +60,11 @@ def fetch(repo: str) -> Path:
     except HFValidationError as error:
         raise ModelError(f"{repo!r} is not a valid Hub id: {error}") from error
     except (HfHubHTTPError, http_error, OSError) as error:
+        if getattr(error, "errno", None) in DISK:
+            raise ModelError(
+                f"{repo} cannot be kept in the local cache ({constants.HF_HUB_CACHE}): {error}; make room there, or "
+                "set HF_HOME to a folder on a disk with room that you may write to"
+            ) from error
         return _cached(repo, error)
 
 

@@ -41,7 +41,7 @@ class Fingerprint:
         """The fingerprint of a file, or None where it cannot be looked at."""
         try:
             stat = path.stat()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a null character in the name
             return None
         return cls(stat.st_size, stat.st_mtime_ns)
 
@@ -61,7 +61,8 @@ class Manifest:
             self._rows, damaged = _read(self.path)
             if damaged:
                 self._compact()
-            self._file = self.path.open("a", encoding="utf-8")
+            # a file name that is not UTF-8 reaches Python with surrogates; the JSON escape \udcff keeps it
+            self._file = self.path.open("a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             os.close(self._lock)
             if isinstance(error, OutputError):
@@ -79,10 +80,12 @@ class Manifest:
         """Keep the newest line of each file, then let the next run in. Safe to call twice."""
         if self._file.closed:
             return
-        self._file.close()
         try:
+            self._file.close()  # writes what is left, so it fails where the disk is full
             if self._doubled:
                 self._compact()
+        except OSError as error:
+            raise OutputError(_unwritable(self.folder, error)) from error
         finally:
             os.close(self._lock)
 
@@ -92,6 +95,7 @@ class Manifest:
         key = os.path.abspath(result.path)
         row["path"] = key
         row["outputs"] = [os.path.relpath(path, self.folder) for path in result.outputs]
+        row["older_outputs"] = [name for name in self._outputs(self._rows.get(key, {})) if name not in row["outputs"]]
         row["model"] = model
         row["size"] = fingerprint.size if fingerprint else None
         row["mtime_ns"] = fingerprint.mtime_ns if fingerprint else None
@@ -122,8 +126,13 @@ class Manifest:
         return replace(earlier, reason="already done")
 
     def claims(self) -> dict[str, str]:
-        """Output stem (relative to the folder, without the format's suffix) → absolute path of the input it is for."""
-        return {os.path.splitext(name)[0]: key for key, row in self._rows.items() for name in row.get("outputs", ())}
+        """Output (relative to the folder), of this run or an earlier one → absolute path of the input it is for."""
+        return {name: key for key, row in self._rows.items() for name in self._outputs(row)}
+
+    @staticmethod
+    def _outputs(row: dict[str, Any]) -> list[str]:
+        """All that was ever written for an input, the newest last: they stay its own when a later run writes others."""
+        return [*row.get("older_outputs", ()), *row.get("outputs", ())]
 
     def _compact(self) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows.values())
@@ -134,12 +143,13 @@ class Manifest:
 def write_atomic(path: Path, text: str) -> None:
     """Write UTF-8 text under a temporary name, then rename: a reader sees the whole file or none of it.
 
-    The temporary name is always the same, so what a kill leaves behind is overwritten by the next run.
+    The temporary name is always the same, so what a kill leaves behind is overwritten by the next run; and short, so
+    that any name the folder can hold can be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(".speechkit.part")
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from speechkit import demo
@@ -49,13 +48,13 @@ def resolve(name: str | os.PathLike[str]) -> Source:
         return Source(text, "hub", KNOWN[text], text)
     if text == "demo" or text.startswith("demo/"):
         return _demo(text)
-    folder = Path(text).expanduser()
-    if text and folder.is_dir():  # an empty name is the working directory only to pathlib
-        return Source(text, "folder", str(folder))
-    if folder.is_file():
+    folder = os.path.expanduser(text)  # os.path answers where pathlib raises: ~nobody, a closed folder, a long name
+    if os.path.isdir(folder):
+        return Source(text, "folder", folder)
+    if os.path.isfile(folder):
         raise ModelError(f"{text} is a file; give the folder that holds config.json and model.safetensors")
     if not isinstance(name, str) or text.startswith((".", "/", "~")) or "\\" in text:
-        raise ModelError(f"model folder {text} does not exist; {_advice()}")
+        raise ModelError(f"model folder {text} does not exist, or this user may not enter it; {_advice()}")
     if _HUB_ID.fullmatch(text):
         language = next((code for code, repo in KNOWN.items() if repo == text), None)
         return Source(text, "hub", text, language)

@@ -124,6 +124,53 @@ def test_folders_and_patterns_give_all_audio_below_them_once(tmp_path):
     assert [job.path.relative_to(tmp_path).as_posix() for job in found] == ["a.ogg", "b/c/y.FLAC", "b/x.wav"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_a_name_that_is_not_utf_8_is_transcribed_recorded_and_found_again(recognizer, tmp_path):
+    audio, out = tone(tmp_path / "in" / "x.wav"), tmp_path / "out"
+    odd = audio.rename(os.fsdecode(os.fsencode(audio.parent) + b"/caf\xe9.wav"))
+    assert [row.status for row in run(recognizer, odd, out)] == ["ok"]
+    assert os.listdir(os.fsencode(out)).count(b"caf\xe9.txt") == 1
+    assert rows(out)[0]["path"] == str(odd)
+    with Manifest(out) as manifest:
+        manifest._compact()
+    assert [row.status for row in run(recognizer, odd, out)] == ["skipped"]
+
+
+def test_a_name_of_the_greatest_length_is_written(recognizer, tmp_path):
+    result = run(recognizer, tone(tmp_path / f"{'n' * 251}.wav"), tmp_path / "out")[0]
+    assert result.status == "ok" and len(result.outputs[0].name) == 255
+
+
+def test_names_that_lead_nowhere_are_rows(recognizer, tmp_path):
+    good = tone(tmp_path / "good.wav")
+    results = run(recognizer, ["", "a\0b.wav", f"{'n' * 300}.wav", good], tmp_path / "out")
+    assert [row.status for row in results] == ["error", "error", "error", "ok"]
+    reasons = ["the path is empty", "null byte", "File name too long"]
+    assert all(part in row.reason for row, part in zip(results, reasons, strict=False))
+
+
+def test_a_tilde_is_the_home_folder_unless_a_file_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    home, named = tone(tmp_path / "home.wav"), tone(tmp_path / "~draft.wav")
+    assert [job.path for job in files.find(["~/home.wav", "~draft.wav"])] == [home, Path(named.name)]
+    files.check_output("~/texts")
+    assert (tmp_path / "texts").is_dir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are POSIX")
+@pytest.mark.parametrize("grouped", [False, True], ids=["one by one", "grouped as on a GPU"])
+def test_a_pipe_is_read_once_and_transcribed(recognizer, tmp_path, monkeypatch, grouped):
+    monkeypatch.setattr(files._Run, "_batches", lambda _: grouped)
+    audio, pipe = tone(tmp_path / "x.wav"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = subprocess.Popen(["sh", "-c", 'cat "$0" > "$1"', str(audio), str(pipe)])
+    result = run(recognizer, pipe)[0]
+    writer.wait(timeout=10)
+    assert (result.status, result.reason) == ("ok", "")
+    assert result.transcript.text == recognizer.transcribe(audio).text
+
+
 def test_an_empty_folder_and_a_pattern_without_match_say_so(recognizer, tmp_path):
     (tmp_path / "empty").mkdir()
     results = run(recognizer, [tmp_path / "empty", tmp_path / "*.wav"])
@@ -161,6 +208,26 @@ def test_a_text_that_was_there_before_is_not_overwritten(recognizer, tmp_path):
     result = run(recognizer, audio, tmp_path)[0]
     assert (tmp_path / "talk.txt").read_text() == "what was really said"
     assert result.outputs == (tmp_path / "talk.wav.txt",)
+
+
+def test_a_text_that_was_there_before_is_not_overwritten_by_a_further_format(recognizer, tmp_path):
+    audio, out = tone(tmp_path / "talk.wav"), tmp_path / "out"
+    run(recognizer, audio, out)
+    (out / "talk.srt").write_text("somebody's own subtitles")
+    result = run(recognizer, audio, out, formats=["srt"])[0]
+    assert (out / "talk.srt").read_text() == "somebody's own subtitles"
+    assert result.outputs == (out / "talk.wav.srt",)
+
+
+def test_outputs_stay_ours_through_other_formats_and_a_failure(recognizer, tmp_path):
+    audio, out = tone(tmp_path / "x.wav"), tmp_path / "out"
+    run(recognizer, audio, out)
+    run(recognizer, audio, out, formats=["srt"])
+    audio.write_text("broken")
+    assert run(recognizer, audio, out)[0].status == "error"
+    tone(audio, 1.5, 9)
+    assert run(recognizer, audio, out)[0].outputs == (out / "x.txt",)
+    assert (out / "x.txt").read_text(encoding="utf-8").strip() == recognizer.transcribe(audio).text
 
 
 def test_every_format_holds_the_transcript(recognizer, tmp_path):
@@ -304,6 +371,66 @@ def test_a_read_only_folder_is_refused_before_any_work():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.stdout.startswith("OutputError cannot write to the output folder"), done.stderr
     assert "Permission denied; choose a folder you may write to (--out DIR)" in done.stdout
+
+
+IN_A_CLOSED_FOLDER = """
+    import os, sys, tempfile
+    from pathlib import Path
+    from speechkit.asr import files, registry
+    class Deaf:
+        name = "deaf"
+        def transcribe(self, path):
+            return __import__("speechkit").audio.load(path)
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkdir(Path(folder, "closed"), 0o000)
+        os.chmod(folder, 0o755)
+        if os.geteuid() == 0:
+            os.seteuid(65534)  # root may enter everywhere
+        for row in files.transcribe_files(Deaf(), [Path(folder, "closed", "x.wav"), Path(folder, "closed", "*.wav")]):
+            print(row.status, row.reason)
+        try:
+            registry.resolve(f"{folder}/closed/model")
+        except Exception as error:
+            print(type(error).__name__, error)
+        if os.getuid() == 0:
+            os.seteuid(0)
+        os.chmod(Path(folder, "closed"), 0o755)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folder permissions are POSIX")
+def test_a_path_below_a_folder_that_may_not_be_entered_is_a_row_and_for_a_model_a_typed_error():
+    command = [sys.executable, "-c", textwrap.dedent(IN_A_CLOSED_FOLDER)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    file, pattern, model = done.stdout.splitlines() or [done.stderr] * 3
+    assert file.startswith("error cannot read ") and "Permission denied" in file
+    assert pattern.startswith("error ") and "no file matches this pattern" in pattern
+    assert model.startswith("ModelError ") and "may not enter it" in model
+
+
+class _Echo:
+    """A recogniser that hears what it is told, so that rows can be made long."""
+
+    name = "echo"
+
+    def transcribe(self, _):
+        return Transcript(text="word " * 400, duration_s=1.0, model=self.name)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="file size limits are POSIX")
+def test_a_full_disk_ends_the_run_with_a_typed_error_and_a_manifest_that_can_be_resumed(tmp_path):
+    import resource
+
+    paths, out = [tone(tmp_path / f"{n}.wav", seed=n) for n in range(4)], tmp_path / "out"
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, usual[1]))  # two rows fit, as on a disk that fills up
+    try:
+        with pytest.raises(OutputError, match="cannot write to the output folder"):
+            run(_Echo(), paths, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert [row.status for row in run(_Echo(), paths, out)] == ["skipped", "skipped", "ok", "ok"]
+    assert len(rows(out)) == 4
 
 
 def test_an_output_that_cannot_be_written_is_a_row(recognizer, tmp_path):

@@ -126,6 +126,17 @@ def test_only_what_is_needed_is_fetched_and_the_cache_serves_without_a_network(
     assert fetch("http://127.0.0.1:9", tmp_path, HF_HUB_OFFLINE="1")[0] == said
 
 
+def test_a_cache_that_cannot_be_written_is_not_called_a_hub_out_of_reach(
+    hub: tuple[str, type[Hub]], tmp_path: Path
+) -> None:
+    endpoint, server = hub
+    server.files = {"config.json": b"{}", "model.safetensors": b"weights"}
+    (tmp_path / "home").write_text("a file where the cache should be")
+    said, _ = fetch(endpoint, tmp_path / "home")
+    assert said.startswith("ModelError: owner/model cannot be kept in the local cache") and "set HF_HOME" in said
+    assert "cannot be reached" not in said
+
+
 def test_old_weights_are_fetched_where_there_are_no_others(hub: tuple[str, type[Hub]], tmp_path: Path) -> None:
     endpoint, server = hub
     server.files = {"config.json": b"{}", "pytorch_model.bin": b"old"}
