@@ -20,15 +20,19 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from speechkit import audio, demo
 from speechkit.asr.model import load_asr
 from speechkit.demo.recipes.batches import ALPHABET
-from speechkit.demo.recipes.corpus import Clip, Store, held_out, real_clips, render, write_store
+from speechkit.demo.recipes.corpus import Clip, Store, real_clips, render, sentences, write_store
 from speechkit.demo.recipes.fit import fit
 from speechkit.demo.recipes.grammar import Grammar
 from speechkit.demo.recipes.publish import describe, save
 from speechkit.demo.recipes.score import Score, score, training_model
+from speechkit.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     import numpy as np
 
+    from speechkit.demo.recipes.corpus import Row
     from speechkit.demo.recipes.score import Transcribe
 
 __all__ = ["Recipe", "main", "model_config", "prepare", "train"]
@@ -84,38 +88,57 @@ def model_config() -> Wav2Vec2Config:
     )
 
 
-def prepare(recipe: Recipe, work: Path, speech_data: Path | None) -> dict[str, Store]:
-    """Make the stores "train", "test", "real" and "real_test" under `work`, or open those already there."""
-    stores = {}
-    rng = random.Random(recipe.seed)
-    for name, count in (("train", recipe.sentences), ("test", recipe.test_sentences)):
-        folder = work / name
-        if not (folder / "clips.jsonl").is_file():
-            texts = _sentences(Grammar(recipe.language), rng, count, test=name == "test")
-            if name == "train" and speech_data:  # their words, spoken by every voice: the vocabulary of real sentences
-                texts += [text for _, text, _, pool in real_clips(speech_data) if pool == "sentences"] * 3
-                rng.shuffle(texts)
-            write_store(folder, render(texts, test=name == "test", seed=recipe.seed * 1_000_000))
-        stores[name] = Store(folder)
+def prepare(recipe: Recipe, work: Path, speech_data: Path | None, training: bool = True) -> dict[str, Store]:
+    """Make the stores "test" and "real_test" under `work`, for training also "train" and "real", or open those there.
+
+    Raises DataError where a store was made with other settings: it could hold the very speakers now kept out.
+    """
+    language, seed = recipe.language, recipe.seed
+
+    def spoken(test: bool) -> Iterator[Row]:
+        return render(_texts(recipe, speech_data, test), test=test, seed=seed * 1_000_000)
+
+    def real(folder: Path, test: bool) -> Iterator[Row]:
+        return (row for row in real_clips(folder) if _kept_out(row[2], recipe) == test)
+
+    drawn = {"language": language, "seed": seed}
+    kept_out = {"exclude_speakers": sorted(recipe.exclude_speakers)}
+    stores = {"test": _store(work / "test", drawn | {"test_sentences": recipe.test_sentences}, lambda: spoken(True))}
+    if training:
+        with_real = {"sentences": recipe.sentences, "real_sentences": speech_data is not None}
+        stores["train"] = _store(work / "train", drawn | with_real, lambda: spoken(False))
     if speech_data:
-        if not (work / "real" / "clips.jsonl").is_file():
-            write_store(work / "real", (row for row in real_clips(speech_data) if not _kept_out(row[2], recipe)))
-            write_store(work / "real_test", (row for row in real_clips(speech_data) if _kept_out(row[2], recipe)))
-        stores |= {"real": Store(work / "real"), "real_test": Store(work / "real_test")}
+        stores["real_test"] = _store(work / "real_test", kept_out, lambda: real(speech_data, True))
+    if speech_data and training:
+        stores["real"] = _store(work / "real", kept_out, lambda: real(speech_data, False))
     return stores
 
 
-def _sentences(grammar: Grammar, rng: random.Random, count: int, test: bool) -> list[str]:
-    texts: set[str] = set()
-    while len(texts) < count:
-        text = grammar.sentence(rng)
-        if held_out(text) == test and (not test or len(text.split()) > 2):
-            texts.add(text)
-    return sorted(texts, key=lambda text: rng.random())
+def _store(folder: Path, settings: Mapping[str, object], clips: Callable[[], Iterator[Row]]) -> Store:
+    """The store in `folder`, made now from `clips` or earlier from the same settings."""
+    record = folder / "made_from.json"
+    if not (folder / "clips.jsonl").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        return write_store(folder, clips())
+    made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else settings
+    if made != settings:
+        raise DataError(f"{folder} was made from {made}, wanted: {settings}; name another --work or remove that folder")
+    return Store(folder)
+
+
+def _texts(recipe: Recipe, speech_data: Path | None, test: bool) -> list[str]:
+    """What is spoken for one store. The same seed gives the same list, whatever other stores are there."""
+    rng = random.Random(f"{recipe.seed} {'test' if test else 'train'}")
+    texts = sentences(Grammar(recipe.language), rng, recipe.test_sentences if test else recipe.sentences, test)
+    if not test and speech_data:  # their words, spoken by every voice: the vocabulary of real sentences
+        texts += [text for _, text, _, pool in real_clips(speech_data) if pool == "sentences"] * 3
+        rng.shuffle(texts)
+    return texts
 
 
 def _kept_out(speaker: str, recipe: Recipe) -> bool:
-    """Excluded speakers, and every tenth speaker of the command words (by name: `sc-1…`)."""
+    """Excluded speakers, and about a fifth of those of the command words, chosen by name."""
     return speaker in recipe.exclude_speakers or speaker.startswith(("sc-3", "sc-a"))
 
 
@@ -160,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
     chosen = {field.name: getattr(options, field.name, None) for field in fields(Recipe)}
     recipe = Recipe(**{name: value for name, value in chosen.items() if value is not None})
-    stores = prepare(recipe, options.work, options.speech_data)
+    stores = prepare(recipe, options.work, options.speech_data, training=not options.evaluate)
     for name, store in stores.items():
         seconds = sum(clip.seconds for clip in store.clips)
         print(f"{name}: {len(store.clips)} clips, {seconds / 3600:.2f} h", flush=True)

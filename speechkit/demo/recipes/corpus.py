@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from speechkit.demo.recipes.clips import SPOKEN
 from speechkit.demo.recipes.espeak import EspeakVoice, synthesize
 from speechkit.errors import DataError
 from speechkit.text import normalize
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["HELD_OUT_VARIANTS", "Clip", "Store", "held_out", "real_clips", "render", "write_store"]
+    from speechkit.demo.recipes.grammar import Grammar
+
+__all__ = ["HELD_OUT_VARIANTS", "Clip", "Row", "Store", "held_out", "real_clips", "render", "sentences", "write_store"]
 
 ACCENTS = ["en-us"] * 4 + ["en"] * 2 + ["en-gb-x-rp", "en-us-nyc", "en-gb-scotland", "en-gb-x-gbcwmd", "en-029"]
 VARIANTS = (
@@ -38,6 +41,7 @@ VARIANTS = (
 ).split()
 HELD_OUT_VARIANTS = ["Alicia", "Michael", "edward", "linda", "steph"]
 FLITE_VOICES = ["rms", "slt", "awb", "kal16"]
+Row = tuple[np.ndarray, str, str, str]  # samples (T,), text, speaker, pool
 # licences under which weights may be trained and shipped (design §7); anything else in the manifest is left alone
 FREE_GROUPS = {"digits_en_fsdd": "digits", "words_en_speechcommands": "words", "sentences_en_librispeech": "sentences"}
 
@@ -77,7 +81,18 @@ def held_out(text: str, share: float = 0.05) -> bool:
     return int.from_bytes(digest[:4], "big") / 2**32 < share
 
 
-def write_store(folder: Path, clips: Iterable[tuple[np.ndarray, str, str, str]]) -> Store:
+def sentences(grammar: Grammar, rng: random.Random, count: int, test: bool) -> list[str]:
+    """`count` different sentences: held-out ones if `test`, others if not, and none of the embedded clips."""
+    embedded = {text for spoken in SPOKEN.values() for text, _ in spoken}
+    texts: dict[str, None] = {}  # not a set: the order of its strings differs from run to run
+    while len(texts) < count:
+        text = grammar.sentence(rng)
+        if held_out(text) == test and text not in embedded and (not test or len(text.split()) > 2):
+            texts[text] = None
+    return list(texts)
+
+
+def write_store(folder: Path, clips: Iterable[Row]) -> Store:
     """Write (samples, text, speaker, pool) one after the other; the index is renamed into place last."""
     folder.mkdir(parents=True, exist_ok=True)
     first = 0
@@ -92,7 +107,7 @@ def write_store(folder: Path, clips: Iterable[tuple[np.ndarray, str, str, str]])
     return Store(folder)
 
 
-def render(texts: list[str], test: bool, seed: int, processes: int = 2) -> Iterator[tuple[np.ndarray, str, str, str]]:
+def render(texts: list[str], test: bool, seed: int, processes: int = 2) -> Iterator[Row]:
     """Speak every text with a random voice; held-out voices if `test`, all others if not."""
     jobs = [(text, test, seed + number) for number, text in enumerate(texts)]
     with ProcessPoolExecutor(processes) as pool:
@@ -135,11 +150,11 @@ def _trim(samples: np.ndarray, keep_s: float = 0.05) -> np.ndarray:
     return samples[max(0, loud[0] - keep) : loud[-1] + keep]
 
 
-def real_clips(folder: Path) -> Iterator[tuple[np.ndarray, str, str, str]]:
+def real_clips(folder: Path) -> Iterator[Row]:
     """(samples, text, speaker, pool) of the real recordings whose licences allow shipped weights."""
     manifest = folder / "manifest.tsv"
     if not manifest.is_file():
-        raise DataError(f"no manifest.tsv in {folder}; name the real-speech folder with --speech-data, or '' for none")
+        raise DataError(f"no manifest.tsv in {folder}; name the folder of real speech, or leave --speech-data out")
     with manifest.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     for row in rows:

@@ -6,12 +6,14 @@ import json
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from shutil import which
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
 from speechkit.demo.recipes.batches import ALPHABET
+from speechkit.demo.recipes.corpus import ACCENTS, VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +31,16 @@ WHAT = {
     "words": "real command words, speakers never trained on (Speech Commands)",
     "clips": "the embedded clips",
 }
+
+OPTIMIZERS = {"muon": "Muon for the matrices and AdamW for the rest", "adamw": "AdamW"}
+
+# the real recordings that `corpus.real_clips` takes, with the attribution that their licences ask for
+REAL = """- Free Spoken Digit Dataset, J. Z. Jackson and others, CC BY-SA 4.0.
+- Speech Commands v0.01, P. Warden, 2017, CC BY 4.0 (fewer than 200 clips).
+- LibriSpeech, V. Panayotov and others, 2015, CC BY 4.0 (229 sentences of two speakers).
+
+Never trained on: {speakers}, and the speakers `sc-3…` and `sc-a…` of Speech Commands.
+"""
 
 
 def processor() -> Wav2Vec2Processor:
@@ -66,20 +78,37 @@ def describe(recipe: Recipe, scores: Mapping[str, Score], folder: Path) -> None:
     """Write `recipe.json` (settings, results, versions) and the card into a saved folder."""
     results = {name: {"wer": s.wer, "cer": s.cer, "clips": s.clips} for name, s in scores.items()}
     versions = {name: version(name) for name in ("torch", "transformers", "espeakng-loader")}
-    row = {"recipe": asdict(recipe), "results": results, "versions": versions}
+    flite = which("flite") is not None
+    row = {"recipe": asdict(recipe), "flite": flite, "results": results, "versions": versions}
     (folder / "recipe.json").write_text(json.dumps(row, indent=2) + "\n")
-    (folder / "README.md").write_text(card(recipe, scores), encoding="utf-8")
+    (folder / "README.md").write_text(card(recipe, scores, flite), encoding="utf-8")
 
 
-def card(recipe: Recipe, scores: Mapping[str, Score]) -> str:
-    """The model card: what it is, what it was trained on, how well it does, how to repeat that."""
+def card(recipe: Recipe, scores: Mapping[str, Score], flite: bool) -> str:
+    """The model card: what it is, what it was trained on, how well it does, how to repeat that.
+
+    `flite` says whether its voices spoke too. Real recordings are named where `scores` holds any.
+    """
     speakers = ", ".join(recipe.exclude_speakers) or "none kept out"
     rows = "\n".join(
         f"| {WHAT[name].format(speakers=speakers)} | {s.clips} | {s.wer:.1%} | {s.cer:.1%} |"
         for name, s in scores.items()
     )
-    excluded = " ".join(f"--exclude-speaker {name}" for name in recipe.exclude_speakers)
-    return CARD.format(language=recipe.language, rows=rows, excluded=excluded, steps=recipe.steps)
+    real = bool({"digits", "words"} & scores.keys())
+    options = [f"--exclude-speaker {name}" for name in recipe.exclude_speakers]
+    return CARD.format(
+        language=recipe.language,
+        rows=rows,
+        repeat=" \\\n        " + " ".join(["--speech-data FOLDER", *options]) if real else "",
+        variants=len(VARIANTS),
+        accents=len(set(ACCENTS)),
+        others="the voices of flite (a fifth of the sentences)" if flite else "no other synthesiser",
+        real=REAL.format(speakers=speakers) if real else "",
+        steps=recipe.steps,
+        budget_s=recipe.budget_s,
+        optimizer=OPTIMIZERS[recipe.optimizer],
+        licence=", the licence of the digit recordings; the attributions are above" if real else "",
+    )
 
 
 CARD = """---
@@ -104,23 +133,22 @@ Greedy decoding, corpus-level rates (all edits over all reference words or chara
 
 None of these voices, sentences or speakers was trained on. Repeat it:
 
-    python -m speechkit.demo.recipes.asr --language {language} --evaluate speechkit/demo/models/{language} \\
-        --speech-data FOLDER {excluded}
+    python -m speechkit.demo.recipes.asr --language {language} --evaluate speechkit/demo/models/{language}{repeat}
 
 ## What it was trained on
 
-- Sentences of a grammar (`speechkit/demo/recipes/grammar_{language}.py`), spoken by espeak-ng (wheel `espeakng-loader`,
-  84 speaker variants in 7 accents, rate and pitch drawn per sentence) and, for a fifth of them, by the voices of flite.
-- Free Spoken Digit Dataset, J. Z. Jackson and others, CC BY-SA 4.0 (three of the four speakers in the set used).
-- Speech Commands v0.01, P. Warden, 2017, CC BY 4.0 (a few hundred clips; speakers `sc-3…` and `sc-a…` kept out).
-- LibriSpeech, V. Panayotov and others, 2015, CC BY 4.0 (229 sentences of two speakers).
-
+- Sentences of a grammar (`speechkit/demo/recipes/grammar_{language}.toml`), spoken by espeak-ng (wheel
+  `espeakng-loader`, {variants} speaker variants in {accents} accents, rate and pitch drawn per sentence)
+  and by {others}.
+{real}
 Each clip was changed on the fly: rate, vocal-tract length, room, equaliser, 8 kHz band limit, noise, gain, silence.
-{steps} steps of 48 s of audio, AdamW, transformers `Trainer`. `recipe.json` beside this card holds every setting.
+{steps} steps of {budget_s:g} s of audio, {optimizer}, transformers `Trainer`.
+`recipe.json` beside this card holds every setting.
 
 ## Licence
 
-The weights are published under CC BY-SA 4.0, the licence of the digit recordings; the attributions are above.
+The weights are published under CC BY-SA 4.0{licence}.
+The embedded clips were spoken by espeak-ng for this project and come under its own licence, Apache-2.0.
 
 ## Limits
 

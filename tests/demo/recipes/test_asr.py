@@ -1,15 +1,19 @@
 """The recipe runs from grammar to model folder, goes on from a checkpoint, and keeps excluded speakers out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
 from speechkit.demo.recipes import asr
 from speechkit.demo.recipes.batches import encode
-from speechkit.demo.recipes.corpus import real_clips
+from speechkit.demo.recipes.clips import SPOKEN
+from speechkit.demo.recipes.corpus import held_out, real_clips
 from speechkit.errors import DataError
 
 
@@ -40,6 +44,7 @@ def test_the_published_folder_is_a_genuine_wav2vec2_ctc_model(work: Path) -> Non
     assert not list((work / "model").glob("*.bin"))
     card = (work / "model" / "README.md").read_text()
     assert "license: cc-by-sa-4.0" in card and "held-out voices and held-out sentences | 6 |" in card
+    assert "LibriSpeech" not in card and "--speech-data" not in card, "no real recordings were used"
 
 
 @pytest.mark.slow
@@ -48,6 +53,47 @@ def test_a_second_start_goes_on_from_the_checkpoint(work: Path) -> None:
     asr.train(recipe, work, asr.prepare(recipe, work, None))
     state = json.loads((work / "checkpoints" / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["global_step"] == 3
+
+
+@pytest.mark.slow
+def test_stores_made_with_other_settings_are_not_taken_for_those_wanted(work: Path) -> None:
+    for changed in ({"sentences": 41}, {"test_sentences": 7}, {"seed": 2}):
+        settings = {"sentences": 40, "test_sentences": 6, "workers": 0} | changed
+        with pytest.raises(DataError, match="name another --work or remove that folder"):
+            asr.prepare(asr.Recipe(**settings), work, None)
+
+
+def test_a_store_of_real_clips_is_not_used_for_another_excluded_speaker(tmp_path: Path) -> None:
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    rows = ["group\tpath\ttext\tspeaker"]
+    for name in ("fsdd-jackson", "fsdd-lucas", "sc-1", "sc-3"):
+        soundfile.write(speech / f"{name}.wav", np.zeros(8000, np.float32), 8000)
+        rows.append(f"digits_en_fsdd\t{name}.wav\tOne!\t{name}")
+    (speech / "manifest.tsv").write_text("\n".join(rows) + "\n")
+    recipe = asr.Recipe(sentences=2, test_sentences=2)
+    stores = asr.prepare(recipe, tmp_path / "work", speech)
+    assert [clip.speaker for clip in stores["real"].clips] == ["fsdd-lucas", "sc-1"]
+    assert [clip.speaker for clip in stores["real_test"].clips] == ["fsdd-jackson", "sc-3"]
+    with pytest.raises(DataError, match=r"made from .*fsdd-jackson.*, wanted: .*fsdd-lucas"):
+        asr.prepare(replace(recipe, exclude_speakers=("fsdd-lucas",)), tmp_path / "work", speech)
+
+
+def test_scoring_a_finished_model_renders_no_training_material(tmp_path: Path) -> None:
+    stores = asr.prepare(asr.Recipe(test_sentences=2), tmp_path, None, training=False)
+    assert list(stores) == ["test"] and len(stores["test"].clips) == 2
+
+
+def test_the_sentences_of_the_test_are_the_same_beside_any_training_set() -> None:
+    drawn = [asr._texts(asr.Recipe(sentences=count), None, test=True) for count in (3, 30)]
+    assert drawn[0] == drawn[1]
+
+
+def test_sentences_of_training_are_neither_held_out_nor_spoken_in_an_embedded_clip() -> None:
+    train, test = (set(asr._texts(asr.Recipe(sentences=800), None, kind)) for kind in (False, True))
+    assert len(train) == 800 and len(test) == 300 and not train & test
+    assert not {text for text, _ in SPOKEN["en"]} & train
+    assert all(held_out(text) for text in test) and not any(map(held_out, train))
 
 
 def test_real_clips_carry_only_free_licences(speech_data: Path) -> None:
