@@ -33,7 +33,7 @@ $(VENV)/.stamp-venv:
 
 $(VENV)/.stamp-demo: $(VENV)/.stamp-venv pyproject.toml
 	@echo "installing speechkit into $(VENV): once, some minutes (PyTorch with CUDA is about 3 GB)"
-	$(QUIET) $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(QUIET) $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lab]"
 	@touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-venv pyproject.toml

@@ -1,12 +1,19 @@
 """The Makefile says what is missing in one sentence, and does not install again what is installed."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import yaml
+
+from speechkit.demo_report import next_steps
+from speechkit.terminal import Paint
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +57,38 @@ def test_a_changed_pyproject_is_installed_again(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
     assert "pip install" in _make("--dry-run", "demo", f"VENV={tmp_path}").stdout
+
+
+def test_make_demo_installs_the_jupyter_lab_that_its_last_lines_name(tmp_path: Path) -> None:
+    steps = next_steps(".venv/bin/speechkit", Mock(), Paint(False))
+    assert ".venv/bin/jupyter-lab notebooks/00_start.ipynb" in steps and (ROOT / "notebooks/00_start.ipynb").is_file()
+    assert '--editable ".[lab]"' in _make("--dry-run", "demo", f"VENV={tmp_path}/venv").stdout
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(line.startswith("jupyterlab>=") for line in extras["lab"])
+
+
+@pytest.mark.parametrize(
+    ("data", "outcome"),
+    [("none", "1 skipped"), ("/nowhere", "1 error")],
+    ids=["none is a skip", "absence is a failure"],
+)
+def test_in_ci_real_speech_may_be_missing_only_on_purpose(data: str, outcome: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text("def test_it(speech_data): pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],
+        env={**os.environ, "CI": "true", "SPEECHKIT_SPEECH_DATA": data},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1].startswith(outcome), done.stdout
+
+
+def test_the_public_ci_says_that_it_has_no_real_speech() -> None:
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]
+    assert job["env"] == {"SPEECHKIT_SPEECH_DATA": "none"}
 
 
 def test_ci_script_is_valid_bash_and_ends_in_make_test() -> None:
