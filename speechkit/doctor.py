@@ -280,14 +280,17 @@ def _hub(name: str) -> Finding:
 
 def _token(name: str) -> Finding:
     """Where a token would come from, in the order huggingface_hub looks; never the token."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, utils
 
     file = Path(constants.HF_TOKEN_PATH)
-    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+    for variable in ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if os.environ.get(variable, "").strip():
             return Finding(name, "ok", f"from the environment variable {variable}")
     if file.is_file() and file.read_text(encoding="utf-8", errors="replace").strip():
         return Finding(name, "ok", f"from the file {file}")
+    # not looked into: Colab would ask the user for access there and then
+    if utils.is_google_colab():  # type: ignore[attr-defined]
+        return Finding(name, "ok", "from the secret HF_TOKEN of Colab, where there is one that this notebook may read")
     return Finding(name, "ok", "none: public models need none (for gated ones: hf auth login)")
 
 

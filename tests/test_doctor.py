@@ -153,6 +153,19 @@ def test_a_token_file_is_named_and_never_shown(tmp_path):
     assert "verysecret" not in repr(found)
 
 
+def test_in_colab_its_secrets_are_the_last_source_and_are_not_opened(tmp_path, monkeypatch):
+    from huggingface_hub import constants, utils
+
+    for variable in ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(utils, "is_google_colab", lambda: True)
+    monkeypatch.setattr(utils, "get_token", None, raising=False)  # asking would open Colab's dialogue
+    assert "the secret HF_TOKEN of Colab" in doctor._token("Hub token").detail
+    (tmp_path / "token").write_text("hf_verysecret")
+    assert doctor._token("Hub token").detail == f"from the file {tmp_path / 'token'}"
+
+
 def test_no_token_is_fine(tmp_path):
     found = look("Hub token", HF_TOKEN="", HUGGING_FACE_HUB_TOKEN="", HF_TOKEN_PATH="", HF_HOME=str(tmp_path))
     assert found.status == "ok" and found.detail.startswith("none: public models need none")
