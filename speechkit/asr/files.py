@@ -235,10 +235,13 @@ class _Names:
             target = self.folder / f"{stem}.{name}"
             if target.is_dir():
                 return False
-            ours = self.written.get(f"{stem}.{name}") == owner
-            if not ours and target.exists() and target.read_bytes() != text.encode():
+            if not self.ours(stem, name, owner) and target.exists() and target.read_bytes() != text.encode():
                 return False
         return True
+
+    def ours(self, stem: str, name: str, owner: str) -> bool:
+        """Whether an earlier row says that we wrote this output for this input."""
+        return self.written.get(f"{stem}.{name}") == owner
 
 
 def _candidates(place: Path) -> Iterator[str]:
@@ -270,6 +273,10 @@ class _Run:
             for work, result in self._group(group):
                 yield self._finish(work, result)
 
+    def _model(self) -> str:
+        """Name and, where the recogniser has one, fingerprint: a retrained model of the same name is another model."""
+        return str(getattr(self.recognizer, "identity", self.recognizer.name))
+
     def _batches(self) -> bool:
         """Whether short files share a batch: only where that is quicker, which on a CPU it is not."""
         return str(getattr(self.recognizer, "device", "cpu")).startswith("cuda")
@@ -277,13 +284,13 @@ class _Run:
     def _earlier(self, job: Job, seen: Fingerprint | None) -> FileResult | None:
         if self.manifest is None or job.reason:
             return None
-        result = self.manifest.done(job.path, seen, self.recognizer.name, self.formats)
+        result = self.manifest.done(job.path, seen, self._model(), self.formats)
         whole = next((path for path in result.outputs if path.suffix in {".json", ".jsonl"}), None) if result else None
         if result is None or whole is None:
             return result
         try:
             return replace(result, transcript=Transcript.from_json(whole.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
             return None  # the output was damaged since: make it again
 
     def _group(self, group: list[_Work]) -> Iterator[tuple[_Work, FileResult]]:
@@ -328,7 +335,12 @@ class _Run:
             stem = self.names.take(work.job, texts)
             for name, text in texts.items():
                 target = self.manifest.folder / f"{stem}.{name}"
-                write_atomic(target, text)
+                if target.exists() and not self.names.ours(stem, name, os.path.abspath(work.job.path)):
+                    self.manifest.found.add(
+                        f"{stem}.{name}"
+                    )  # the same text; it may be the user's: never ours to change
+                else:
+                    write_atomic(target, text)
                 result = replace(result, outputs=(*result.outputs, target))
         except OSError as error:
             return replace(result, status="error", reason=f"cannot write {target}: {error.strerror or error}")
@@ -337,7 +349,7 @@ class _Run:
     def _finish(self, work: _Work, result: FileResult) -> FileResult:
         state, fresh = self.state, result.status != "skipped"
         if self.manifest is not None and fresh:
-            self.manifest.add(result, work.seen, self.recognizer.name)
+            self.manifest.add(result, work.seen, self._model())
         self.state = replace(
             state,
             files_done=state.files_done + 1,

@@ -69,6 +69,7 @@ class Manifest:
                 raise
             raise OutputError(_unwritable(folder, error)) from error
         self._doubled = False
+        self.found: set[str] = set()  # outputs that stood here before with the very text we would have written
 
     def __enter__(self) -> Self:
         return self
@@ -95,6 +96,7 @@ class Manifest:
         key = os.path.abspath(result.path)
         row["path"] = key
         row["outputs"] = [os.path.relpath(path, self.folder) for path in result.outputs]
+        row["found"] = [name for name in row["outputs"] if name in self.found]
         row["older_outputs"] = [name for name in self._outputs(self._rows.get(key, {})) if name not in row["outputs"]]
         row["model"] = model
         row["size"] = fingerprint.size if fingerprint else None
@@ -121,7 +123,9 @@ class Manifest:
         wanted = {f".{name}" for name in formats}
         if not wanted <= {output.suffix for output in outputs} or not all(output.is_file() for output in outputs):
             return None
-        fields = {key: row[key] for key in ("audio_s", "wall_s", "transcript", "reason")}
+        fields = {key: row.get(key) for key in ("audio_s", "wall_s", "transcript", "reason")}
+        if None in fields.values():
+            return None  # an ok row always has all four: this one was edited
         earlier = FileResult.from_dict({**fields, "path": path, "status": "skipped", "outputs": outputs})
         return replace(earlier, reason="already done")
 
@@ -131,8 +135,9 @@ class Manifest:
 
     @staticmethod
     def _outputs(row: dict[str, Any]) -> list[str]:
-        """All that was ever written for an input, the newest last: they stay its own when a later run writes others."""
-        return [*row.get("older_outputs", ()), *row.get("outputs", ())]
+        """All that we ever wrote for an input, the newest last: they stay its own when a later run writes others."""
+        written = (name for name in row.get("outputs", ()) if name not in row.get("found", ()))
+        return [*row.get("older_outputs", ()), *written]
 
     def _compact(self) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows.values())

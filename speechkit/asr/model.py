@@ -69,6 +69,7 @@ class Recognizer:
         self, parts: checkpoint.Checkpoint, name: str, language: str | None = None, device: str = "cpu"
     ) -> None:
         self.name, self.language, self.device = name, language, device
+        self.identity = f"{name} {parts.identity}".strip()  # what a resumed batch compares
         self.model = parts.model.to(device)
         self.tokenizer, self.extractor, self.config = parts.tokenizer, parts.extractor, parts.config
         self.dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")

@@ -294,7 +294,7 @@ def test_resume_repeats_a_file_for_a_new_format_and_for_another_model(recognizer
     assert run(recognizer, audio, out, formats=["txt", "srt"])[0].status == "ok"
     assert run(recognizer, audio, out)[0].status == "skipped"
     with Manifest(out) as manifest:
-        assert manifest.done(audio, Fingerprint.of(audio), recognizer.name, ("txt",))
+        assert manifest.done(audio, Fingerprint.of(audio), recognizer.identity, ("txt",))
         assert manifest.done(audio, Fingerprint.of(audio), "another model", ("txt",)) is None
 
 
@@ -546,3 +546,61 @@ def test_a_real_kill_loses_at_most_the_file_in_hand(model, recognizer, tmp_path)
     assert {row.path.name for row in results if row.status == "skipped"} == done
     assert len(rows(out)) == 40 and all(row["status"] == "ok" for row in rows(out))
     assert sorted(path.name for path in out.glob("*.txt")) == [f"{n:02d}.txt" for n in range(40)]
+
+
+def test_a_retrained_model_of_the_same_name_is_another_model(model, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from speechkit.asr.model import load_asr
+
+    own = Path(shutil.copytree(model, tmp_path / "model"))
+    clip = tmp_path / "a.wav"
+    soundfile.write(clip, 0.1 * np.sin(np.arange(RATE) / 9), RATE)
+    out = tmp_path / "out"
+    first = list(files.transcribe_files(load_asr(own, device="cpu"), [clip], out=out))
+    again = list(files.transcribe_files(load_asr(own, device="cpu"), [clip], out=out))
+    weights = load_file(own / "model.safetensors")
+    save_file({name: weight + 0.01 for name, weight in weights.items()}, own / "model.safetensors", {"format": "pt"})
+    after = list(files.transcribe_files(load_asr(own, device="cpu"), [clip], out=out))
+    assert [result[0].status for result in (first, again, after)] == ["ok", "skipped", "ok"]
+
+
+def test_a_text_of_the_users_that_equals_ours_is_never_overwritten_later(model, recognizer, tmp_path):
+    clip, out = tmp_path / "talk.wav", tmp_path / "out"
+    soundfile.write(clip, 0.1 * np.sin(np.arange(RATE) / 9), RATE)
+    out.mkdir()
+    same = files.render(recognizer.transcribe(clip), "txt")
+    (out / "talk.txt").write_text(same)
+    assert next(iter(files.transcribe_files(recognizer, [clip], out=out))).ok
+
+    class Other:
+        name = "other"
+
+        def transcribe(self, audio):
+            return Transcript("something else", duration_s=1.0)
+
+    result = next(iter(files.transcribe_files(Other(), [clip], out=out)))
+    assert result.ok and result.outputs[0].name != "talk.txt"
+    assert (out / "talk.txt").read_text() == same
+
+
+@pytest.mark.parametrize("damage", ["null", "[]", '{"words": 3}'])
+def test_a_damaged_json_output_is_made_again(recognizer, tmp_path, damage):
+    clip, out = tmp_path / "a.wav", tmp_path / "out"
+    soundfile.write(clip, 0.1 * np.sin(np.arange(RATE) / 9), RATE)
+    list(files.transcribe_files(recognizer, [clip], out=out, formats=("json",)))
+    (out / "a.json").write_text(damage)
+    assert next(iter(files.transcribe_files(recognizer, [clip], out=out, formats=("json",)))).status == "ok"
+    assert json.loads((out / "a.json").read_text())["duration_s"] == pytest.approx(1.0)
+
+
+def test_a_manifest_row_that_somebody_edited_is_done_again(recognizer, tmp_path):
+    clip, out = tmp_path / "a.wav", tmp_path / "out"
+    soundfile.write(clip, 0.1 * np.sin(np.arange(RATE) / 9), RATE)
+    list(files.transcribe_files(recognizer, [clip], out=out))
+    row = json.loads((out / "manifest.jsonl").read_text())
+    del row["transcript"], row["audio_s"]
+    (out / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    assert next(iter(files.transcribe_files(recognizer, [clip], out=out))).status == "ok"

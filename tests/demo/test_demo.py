@@ -41,3 +41,19 @@ def test_all_assets_together_stay_within_64_mb() -> None:
     root = Path(demo.__file__).parent
     assets = [path for kind in ("clips", "models") for path in (root / kind).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in assets) <= 64_000_000
+
+
+def test_the_readme_repeats_the_figures_of_the_card() -> None:
+    root = Path(__file__).resolve().parents[2]
+    rows = [
+        line for line in (demo.model_path("en") / "README.md").read_text(encoding="utf-8").splitlines() if "%" in line
+    ]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    block = readme.split("<!-- figures: demo/en -->")[1].split("<!-- /figures -->")[0]
+    assert len(rows) >= 4 and all(row in block for row in rows)
+
+
+def test_the_card_states_the_results_that_were_measured() -> None:
+    card = (demo.model_path("en") / "README.md").read_text(encoding="utf-8")
+    for result in demo.results("en").values():
+        assert f"| {result.clips} | {result.wer:.1%} | {result.cer:.1%} |" in card
