@@ -27,7 +27,7 @@ TAG = "v0.1.0"
 if "google.colab" in sys.modules:
     assert REPOSITORY, "this copy has no public address yet to install from: see `make set-repo` in the README"
     kept = {"torch", "torchvision", "torchaudio", "numpy", "ipywidgets", "ipython", "ipykernel"}
-    pins = " ".join(f"{d.name}=={d.version}" for d in distributions() if d.name.lower() in kept)
+    pins = " ".join(f"{n}=={version(n)}" for n in sorted(kept & {str(d.name).lower() for d in distributions()}))
     # %pip install -q {pins} "speechkit @ git+{REPOSITORY}@{TAG}"
 print({name: version(name) for name in ("speechkit", "torch", "transformers", "numpy", "ipywidgets")})
 

@@ -12,6 +12,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from speechkit.widgets.palette import HIGH, LOW
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Bar", "Paint", "clock", "columns", "heading", "width", "words", "wrap"]
 
-SURE, DOUBTFUL = 0.9, 0.6  # at or above: green; at or above: yellow; below: red and a question mark
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -39,7 +40,7 @@ class Paint:
         return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if self.on and style and text else text
 
     def sure(self, text: str, confidence: float) -> str:
-        return self(text, "green" if confidence >= SURE else "yellow" if confidence >= DOUBTFUL else "red")
+        return self(text, "green" if confidence >= HIGH else "yellow" if confidence >= LOW else "red")
 
 
 def columns() -> int:
@@ -156,7 +157,7 @@ def describe(state: Progress) -> str:
 
 
 def _doubt(confidence: float) -> str:
-    return "?" if confidence < DOUBTFUL else ""
+    return "?" if confidence < LOW else ""
 
 
 def _pad(text: str, size: int, paint: Paint, part: int, confidence: float) -> str:

@@ -81,6 +81,7 @@ def test_folder_kernels_is_no_package_itself() -> None:
 def test_wheel_holds_every_asset_both_packages_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert _assets() <= names
+    assert "speechkit/demo/recipes/grammar_en.toml" in names
     assert {"speechkit/py.typed", "speechkit_kernels/__init__.py"} <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"speechkit", "speechkit_kernels"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

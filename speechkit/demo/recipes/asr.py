@@ -12,6 +12,7 @@ import json
 import random
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING
 
 import torch
@@ -170,6 +171,7 @@ def evaluate_folder(folder: Path, stores: dict[str, Store], language: str) -> di
 
 def train(recipe: Recipe, work: Path, stores: dict[str, Store], init: Path | None = None) -> Wav2Vec2ForCTC:
     """Train from nothing, from the folder `init`, or on from the last checkpoint in `work`."""
+    _same_recipe(recipe, work)
     torch.manual_seed(recipe.seed)
     fresh = Wav2Vec2ForCTC(model_config())
     model = Wav2Vec2ForCTC.from_pretrained(init, dtype=torch.float32) if init else fresh
@@ -179,11 +181,34 @@ def train(recipe: Recipe, work: Path, stores: dict[str, Store], init: Path | Non
     return model.cpu()
 
 
+def _same_recipe(recipe: Recipe, work: Path) -> None:
+    """Raise DataError when the checkpoints in `work` come from other settings; only the schedule may be changed."""
+    record = work / "recipe.json"
+    if not record.is_file() or not any((work / "checkpoints").glob("checkpoint-*")):
+        return
+    made, wanted = json.loads(record.read_text()), json.loads(json.dumps(asdict(recipe)))
+    free = {"steps", "decay_share", "workers"}
+    differing = sorted(name for name in wanted if name not in free and made.get(name) != wanted[name])
+    if differing:
+        raise DataError(
+            f"the checkpoints in {work} were made with another {', '.join(differing)} (see recipe.json there): "
+            "name another --work, or start over by removing that folder's checkpoints"
+        )
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """Command-line options → recipe; what was not given keeps its default."""
+    given = {field.name: getattr(options, field.name, None) for field in fields(Recipe)}
+    given["exclude_speakers"] = tuple(given["exclude_speakers"]) if given["exclude_speakers"] else None
+    return Recipe(**{name: value for name, value in given.items() if value is not None})
+
+
 def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
-    chosen = {field.name: getattr(options, field.name, None) for field in fields(Recipe)}
-    recipe = Recipe(**{name: value for name, value in chosen.items() if value is not None})
+    recipe = recipe_of(options)
     stores = prepare(recipe, options.work, options.speech_data, training=not options.evaluate)
+    if not which("flite"):
+        print("flite is not installed: espeak-ng alone will speak (on Debian: apt-get install flite)", flush=True)
     for name, store in stores.items():
         seconds = sum(clip.seconds for clip in store.clips)
         print(f"{name}: {len(store.clips)} clips, {seconds / 3600:.2f} h", flush=True)
@@ -215,6 +240,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     add("--speech-data", type=Path, help="folder of real speech with manifest.tsv; without it: synthetic speech only")
     add(
         "--exclude-speaker",
+        dest="exclude_speakers",
         action="append",
         help="never train on this speaker; may be repeated",
     )

@@ -1,7 +1,7 @@
 """The recipe runs from grammar to model folder, goes on from a checkpoint, and keeps excluded speakers out."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,19 @@ def test_sentences_of_training_are_neither_held_out_nor_spoken_in_an_embedded_cl
     assert len(train) == 800 and len(test) == 300 and not train & test
     assert not {text for text, _ in SPOKEN["en"]} & train
     assert all(held_out(text) for text in test) and not any(map(held_out, train))
+
+
+def test_speakers_named_on_the_command_line_are_the_ones_kept_out(tmp_path: Path) -> None:
+    options = ["--work", str(tmp_path), "--exclude-speaker", "fsdd-lucas", "--exclude-speaker", "ls-26"]
+    assert asr.recipe_of(asr._options(options)).exclude_speakers == ("fsdd-lucas", "ls-26")
+    assert asr.recipe_of(asr._options(["--work", str(tmp_path)])) == asr.Recipe()
+
+
+def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(asr.Recipe(learning_rate=1.0))))
+    with pytest.raises(DataError, match="made with another learning_rate"):
+        asr.train(asr.Recipe(), tmp_path, {})
 
 
 def test_real_clips_carry_only_free_licences(speech_data: Path) -> None:
