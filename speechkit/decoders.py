@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import soundfile
 
+from speechkit.endings import ends_inside_a_frame, ends_inside_a_page
 from speechkit.errors import AudioError
 from speechkit.extras import available, install_command, require
 
@@ -85,11 +86,11 @@ def _from_libsndfile(sound: soundfile.SoundFile, name: str, file: BinaryIO) -> S
         rate=float(sound.samplerate),
         channels=sound.channels,
         promised=_promised(sound, file),
-        chunks=_read_libsndfile(sound),
+        chunks=_read_libsndfile(sound, _cut_off(sound.format, file)),
     )
 
 
-def _read_libsndfile(sound: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
+def _read_libsndfile(sound: soundfile.SoundFile, cut_off: bool) -> Iterator[NDArray[np.float32]]:
     size = FLAC_CHUNK if sound.format == "FLAC" else CHUNK
     with sound:
         while True:
@@ -99,8 +100,22 @@ def _read_libsndfile(sound: soundfile.SoundFile) -> Iterator[NDArray[np.float32]
             except soundfile.LibsndfileError as error:
                 raise Damaged(error.error_string) from error
             if not len(frames):
-                return
+                break
             yield frames
+    if cut_off:  # libsndfile reads such a file to its end and says nothing
+        raise Damaged("the file ends inside a frame")
+
+
+def _cut_off(format: str, file: BinaryIO) -> bool:
+    """Whether an MP3 or OGG file, which may state no length, ends inside its last frame or page."""
+    check = {"MP3": ends_inside_a_frame, "OGG": ends_inside_a_page}.get(format)
+    if check is None:
+        return False
+    position = file.tell()
+    try:
+        return check(file)
+    finally:
+        file.seek(position)
 
 
 def _promised(sound: soundfile.SoundFile, file: BinaryIO) -> int | None:
