@@ -24,7 +24,9 @@ def encoded(kind: str, rate: int = 16000) -> bytes:
 def test_a_whole_mp3_of_any_rate_ends_with_a_frame(rate: int) -> None:
     data = encoded("mp3", rate)
     assert not ends_inside_a_frame(io.BytesIO(data))
-    assert ends_inside_a_frame(io.BytesIO(data[: int(len(data) * 0.6) + 1]))
+    middle = int(len(data) * 0.6)
+    inside = [ends_inside_a_frame(io.BytesIO(data[: middle + more])) for more in range(5)]
+    assert sum(inside) >= 4  # one of them may fall between two frames, which nothing tells from a whole file
 
 
 def test_tags_before_and_behind_the_sound_do_not_count() -> None:
