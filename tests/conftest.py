@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # a busy machine is not a failing test: properties are judged by what they find, not by how fast
 settings.register_profile("speechkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("speechkit")
+
+
+def pytest_configure() -> None:
+    """A shell ignores Ctrl-C on behalf of what it starts in the background, and children inherit that: undo it here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

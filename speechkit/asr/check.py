@@ -22,7 +22,7 @@ __all__ = ["Agreement", "Check", "batches_equal_singles", "ragged_clips", "windo
 
 BOUND = 1e-4  # float32, natural-log units
 # half precision rounds differently in every batch shape, and a log-probability near -20 magnifies that: probabilities
-# are compared instead. The bounds are estimates from eleven and eight bits of mantissa; bfloat16 was tried on a CPU only.
+# are compared instead. The bounds are estimates from eleven and eight bits of mantissa; bfloat16 ran on a CPU only.
 HALF_BOUNDS = {"float16": 2e-2, "bfloat16": 1e-1}
 
 
