@@ -13,7 +13,9 @@ import jupytext
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from IPython.core.interactiveshell import InteractiveShell
 from packaging.requirements import Requirement
+from traitlets.config import Config
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -96,20 +98,16 @@ def test_setup_in_colab_without_an_address_says_so_before_it_installs(
 
 
 def _run_setup_as_in_colab(setup: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Runs the cell where `google.colab` is loaded and `%pip` only notes what it is asked, and returns those lines.
+    """Runs the cell in a real IPython where `google.colab` is loaded and `%pip` only notes what it is asked.
 
-    The stand-in fills in `{names}` as IPython does; what it cannot show is pip's own choice of versions.
+    What that cannot show is pip's own choice of versions.
     """
     asked: list[str] = []
-    names: dict[str, object] = {}
-
-    class Shell:
-        def run_line_magic(self, magic: str, line: str) -> None:
-            asked.append(re.sub(r"\{(\w+)\}", lambda found: str(names[found[1]]), f"{magic} {line}"))
-
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
-    names["get_ipython"] = Shell
-    exec(compile(_tree(setup), "setup", "exec"), names)  # noqa: S102 - the cell of a notebook in this repository
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # the shell puts itself there
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    shell.register_magic_function(lambda line: asked.append(f"pip {line}"), "line", "pip")
+    shell.run_cell(setup).raise_error()
     return asked
 
 
