@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import math
 import os
 import shutil
 import tempfile
@@ -87,7 +88,7 @@ def blocks(source: Source, seconds: float = 30.0, *, partial: bool = False) -> I
 
     Memory does not grow with the length. A truncated file shows itself only at its end, after its readable blocks.
     """
-    size = round(seconds * SAMPLE_RATE)
+    size = round(seconds * SAMPLE_RATE) if math.isfinite(seconds) else 0
     if size < 1:
         raise AudioError(f"seconds is {seconds}; a block holds at least one sample (1/{SAMPLE_RATE} s)")
     pending: list[Samples] = []

@@ -67,6 +67,8 @@ def test_blocks_of_a_long_file_need_no_more_memory_than_of_a_short_one(tmp_path:
 def test_a_block_of_no_samples_is_refused() -> None:
     with pytest.raises(AudioError, match="seconds is 0; a block holds at least one sample"):
         next(audio.blocks(np.zeros(10), 0))
+    with pytest.raises(AudioError, match="seconds is nan"):
+        next(audio.blocks(np.zeros(10), float("nan")))
 
 
 # Sources

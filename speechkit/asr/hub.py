@@ -70,7 +70,7 @@ def fetch(repo: str) -> Path:
 
 def _cached(repo: str, problem: Exception) -> Path:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     for weights in (SAFE, OLD):
         try:
@@ -85,7 +85,9 @@ def _cached(repo: str, problem: Exception) -> Path:
         why = "HF_HUB_OFFLINE is set"
     else:
         first = (str(problem).splitlines() or [""])[0]
-        why = f"the Hub at {constants.ENDPOINT} cannot be reached ({type(problem).__name__}: {first})"
+        answered = isinstance(problem, HfHubHTTPError)  # it is there, and says no: too many requests, an outage
+        happened = "answered with an error" if answered else "cannot be reached"
+        why = f"the Hub at {constants.ENDPOINT} {happened} ({type(problem).__name__}: {first})"
     raise ModelError(
         f"{why}, and {repo} is not in the local cache ({constants.HF_HUB_CACHE}). Without a network use "
         'load_asr("demo/en"), which is embedded, or give a folder: fetch it elsewhere with '

@@ -9,6 +9,7 @@ text.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ class Windows:
 
         Raises PlanError unless 0 <= 2 x overlap < window.
         """
+        if not (math.isfinite(window_s) and math.isfinite(overlap_s)):
+            raise PlanError(f"window_s is {window_s} and overlap_s is {overlap_s}; both are finite numbers of seconds")
         length, context = grid.frames(round(window_s * grid.rate)), round(overlap_s * grid.rate / grid.hop)
         if not 0 <= 2 * context < length:
             raise PlanError(

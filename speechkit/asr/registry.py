@@ -43,6 +43,8 @@ def resolve(name: str | os.PathLike[str]) -> Source:
 
     Raises ModelError, listing the known names, when `name` is none of the three.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise ModelError(f"a model is named by a string or a path, not by {type(name).__name__}; {_advice()}")
     text = os.fspath(name)
     if text in KNOWN:
         return Source(text, "hub", KNOWN[text], text)

@@ -58,3 +58,9 @@ def test_memory_holds_one_window_and_one_block() -> None:
 def test_windows_with_nothing_to_keep_are_refused(window_s: float, overlap_s: float) -> None:
     with pytest.raises(PlanError, match="less than half of the window"):
         Windows.of(window_s, overlap_s, FrameGrid())
+
+
+@pytest.mark.parametrize(("window_s", "overlap_s"), [(float("inf"), 2.0), (30.0, float("nan"))])
+def test_windows_of_no_finite_length_are_refused(window_s: float, overlap_s: float) -> None:
+    with pytest.raises(PlanError, match="finite numbers of seconds"):
+        Windows.of(window_s, overlap_s, FrameGrid())

@@ -37,6 +37,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
     assert repr(name) in str(caught.value)
 
 
+def test_what_is_no_name_at_all_is_refused_with_its_type() -> None:
+    with pytest.raises(ModelError, match="named by a string or a path, not by NoneType; known names: demo/en"):
+        resolve(None)  # type: ignore[arg-type]
+
+
 def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=re.escape(f"model folder {tmp_path / 'gone'} does not exist")):
         resolve(tmp_path / "gone")

@@ -144,9 +144,9 @@ def test_python_hears_the_time_a_few_times_a_second_not_every_frame(page):
     page.get_by_role("button", name="Play", exact=True).click()
     page.wait_for_function(f"{NOW_S} > 1.5")
     page.get_by_role("button", name="Pause").click()
-    saves = page.evaluate("window.saves")
-    assert 3 <= len(saves) <= 10
-    assert page.evaluate("window.state.current_s") == pytest.approx(page.evaluate(NOW_S), abs=0.02)
+    # the browser tells of a pause one task after the click
+    page.wait_for_function(f"Math.abs(window.state.current_s - {NOW_S}) < 0.02")
+    assert 3 <= len(page.evaluate("window.saves")) <= 10
 
 
 def test_the_doubtful_words_are_found_one_after_the_other(page):

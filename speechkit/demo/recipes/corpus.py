@@ -40,6 +40,7 @@ VARIANTS = (
     "mike2 norbert pablo paul pedro quincy rob robert sandro shelby steph2 steph3 travis victor zac"
 ).split()
 HELD_OUT_VARIANTS = ["Alicia", "Michael", "edward", "linda", "steph"]
+FLITE_SHARE = 0.3
 FLITE_VOICES = ["rms", "slt", "awb", "kal16"]
 Row = tuple[np.ndarray, str, str, str]  # samples (T,), text, speaker, pool
 # licences under which weights may be trained and shipped (design §7); anything else in the manifest is left alone
@@ -118,7 +119,7 @@ def render(texts: list[str], test: bool, seed: int, processes: int = 2) -> Itera
 def _speak(job: tuple[str, bool, int]) -> tuple[np.ndarray, str]:
     text, test, seed = job
     rng = random.Random(seed)
-    if not test and which("flite") and rng.random() < 0.2:
+    if not test and which("flite") and rng.random() < FLITE_SHARE:
         samples, name = _flite(text, rng), "flite"
     else:
         variant = rng.choice(HELD_OUT_VARIANTS if test else [*VARIANTS, "", ""])
