@@ -44,10 +44,10 @@ class Recipe:
     """Everything that decides the result; saved beside the weights."""
 
     language: str = "en"
-    sentences: int = 40000  # synthetic training clips
+    sentences: int = 30000  # synthetic training clips
     test_sentences: int = 300  # held-out voices and sentences
-    steps: int = 24000
-    decay_share: float = 0.6  # the learning rate falls to zero over the last part
+    steps: int = 20000
+    decay_share: float = 0.95  # the learning rate falls to zero over the last part
     warmup_steps: int = 300
     easy_steps: int = 600  # short clips first: CTC leaves the all-blank plateau sooner
     learning_rate: float = 2e-3
@@ -56,6 +56,7 @@ class Recipe:
     seed: int = 1
     exclude_speakers: tuple[str, ...] = ("fsdd-jackson",)
     workers: int = 1  # processes that compose and augment batches
+    started_from: str = ""  # what `--init` named; empty: random weights
 
 
 def model_config() -> Wav2Vec2Config:
@@ -190,7 +191,7 @@ def _same_recipe(recipe: Recipe, work: Path) -> None:
     if not record.is_file() or not any((work / "checkpoints").glob("checkpoint-*")):
         return
     made, wanted = json.loads(record.read_text()), json.loads(json.dumps(asdict(recipe)))
-    free = {"steps", "decay_share", "workers"}
+    free = {"steps", "decay_share", "workers", "started_from"}
     differing = sorted(name for name in wanted if name not in free and made.get(name) != wanted[name])
     if differing:
         raise DataError(
@@ -202,8 +203,18 @@ def _same_recipe(recipe: Recipe, work: Path) -> None:
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """Command-line options → recipe; what was not given keeps its default."""
     given = {field.name: getattr(options, field.name, None) for field in fields(Recipe)}
+    given["started_from"] = _origin(options.init) if options.init else None
     given["exclude_speakers"] = tuple(given["exclude_speakers"]) if given["exclude_speakers"] else None
     return Recipe(**{name: value for name, value in given.items() if value is not None})
+
+
+def _origin(folder: Path) -> str:
+    """The weights that training starts from, in words for the card."""
+    record = folder / "recipe.json"
+    if not record.is_file():
+        return f"the weights of {folder.name}"
+    recipe = json.loads(record.read_text(encoding="utf-8"))["recipe"]
+    return f"an earlier model of this recipe ({recipe['steps']} steps of {recipe['budget_s']:g} s)"
 
 
 def main(argv: list[str] | None = None) -> int:

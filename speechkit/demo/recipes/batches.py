@@ -32,7 +32,7 @@ REAL = Augmentation(
     noise_p=0.7,
 )
 SYNTHETIC = Augmentation(  # there are many voices already: gentler
-    speed_p=0.5, formants_p=0.2, room_p=0.2, equalizer_p=0.4, band_p=0.25, noise_p=0.4, snr_db=(10.0, 40.0)
+    speed_p=0.4, formants_p=0.1, room_p=0.1, equalizer_p=0.3, band_p=0.15, noise_p=0.3, snr_db=(10.0, 40.0)
 )
 
 
@@ -50,8 +50,14 @@ def normalized(x: np.ndarray) -> np.ndarray:
 class Mix:
     """Share of each pool among the clips of a batch, and the lengths that batches aim at."""
 
-    shares: tuple[tuple[str, float], ...] = (("synthetic", 0.58), ("digits", 0.18), ("words", 0.1), ("sentences", 0.14))
-    short_share: float = 0.22  # batches of single words
+    shares: tuple[tuple[str, float], ...] = (
+        ("synthetic", 0.74),
+        ("flite", 0.08),
+        ("digits", 0.08),
+        ("words", 0.04),
+        ("sentences", 0.06),
+    )
+    short_share: float = 0.12  # batches of single words
     wordless_share: float = 0.02  # silence and noise with an empty text: the model must not invent words
     longest_s: float = 12.0
     budget_s: float = 24.0  # seconds of audio per batch, padding included
@@ -70,7 +76,8 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         pools: dict[str, list[tuple[int, Clip]]] = {}
         for number, store in enumerate(stores):
             for clip in store.clips:
-                pools.setdefault(clip.pool, []).append((number, clip))
+                # its statistical voices are synthetic too, but learnt more slowly: they get a share of their own
+                pools.setdefault("flite" if clip.speaker == "flite" else clip.pool, []).append((number, clip))
         self.pools = {name: sorted(rows, key=lambda row: row[1].count) for name, rows in pools.items()}
         self.lengths = {name: np.array([clip.seconds for _, clip in rows]) for name, rows in self.pools.items()}
         self.speakers: dict[str, list[tuple[int, Clip]]] = {}
@@ -104,7 +111,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     def _item(self, pool: str, target: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """One clip of about `target` seconds: a clip that long, or several of one speaker with pauses between."""
         lengths = self.lengths[pool]
-        low, high = np.searchsorted(lengths, [target * 0.8, target * 1.1])
+        low, high = np.searchsorted(lengths, [target * 0.9, target * 1.05])
         if high - low < 8:  # few clips are that long: compose, or take the nearest shorter ones
             high = max(int(high), 1)
             low = 0 if pool in ("digits", "words") or high < 64 else high // 2
@@ -120,7 +127,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
             pieces += [pause, self._samples(number, clip)]
             texts.append(clip.text)
             seconds += clip.seconds + len(pause) / 16000
-        real = pool != "synthetic"
+        real = pool not in ("synthetic", "flite")
         how = replace(REAL if real else SYNTHETIC, pad_s=(0.0, 0.4 if rng.random() < 0.7 else 0.03))
         return normalized(augment(np.concatenate(pieces), rng, how)), " ".join(texts)
 

@@ -40,7 +40,8 @@ VARIANTS = (
     "mike2 norbert pablo paul pedro quincy rob robert sandro shelby steph2 steph3 travis victor zac"
 ).split()
 HELD_OUT_VARIANTS = ["Alicia", "Michael", "edward", "linda", "steph"]
-FLITE_SHARE = 0.3
+FLITE_SHARE = 0.15
+DRAWN_SHARE, DRAWN_VARIANTS = 0.5, 400  # made-up speakers (variants.py), of what espeak-ng speaks
 FLITE_VOICES = ["rms", "slt", "awb", "kal16"]
 Row = tuple[np.ndarray, str, str, str]  # samples (T,), text, speaker, pool
 # licences under which weights may be trained and shipped (design §7); anything else in the manifest is left alone
@@ -122,7 +123,9 @@ def _speak(job: tuple[str, bool, int]) -> tuple[np.ndarray, str]:
     if not test and which("flite") and rng.random() < FLITE_SHARE:
         samples, name = _flite(text, rng), "flite"
     else:
-        variant = rng.choice(HELD_OUT_VARIANTS if test else [*VARIANTS, "", ""])
+        made_up = not test and rng.random() < DRAWN_SHARE
+        variants = HELD_OUT_VARIANTS if test else [*VARIANTS, "", ""]
+        variant = f"drawn{rng.randrange(DRAWN_VARIANTS)}" if made_up else rng.choice(variants)
         voice = EspeakVoice(
             rng.choice(ACCENTS), variant, rng.randint(115, 215), rng.randint(15, 85), rng.choice([20, 40, 50, 60, 80])
         )

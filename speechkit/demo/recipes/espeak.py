@@ -5,7 +5,11 @@ Knows nothing of datasets. The library keeps global state: one synthesiser per p
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import Any
 import numpy as np
 import soxr
 
+from speechkit.demo.recipes.variants import drawn_variant
 from speechkit.errors import DataError
 from speechkit.extras import require
 
@@ -21,6 +26,7 @@ __all__ = ["EspeakVoice", "synthesize"]
 
 SYNCHRONOUS, POSITION_CHARACTER, UTF8 = 2, 1, 1
 RATE, PITCH, RANGE = 1, 3, 4  # espeak_PARAMETER
+DRAWN = re.compile(r"drawn\d+")
 Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -29,7 +35,7 @@ class EspeakVoice:
     """A language's voice with a speaker variant and a delivery."""
 
     language: str  # "en-us", "pl", "cmn", …
-    variant: str = ""  # "f3", "Alicia", …; "" is the language's own voice
+    variant: str = ""  # "f3", "Alicia", …, "drawn17" for a made-up one; "" is the language's own voice
     words_per_minute: int = 165
     pitch: int = 50  # 0–99
     pitch_range: int = 50  # 0–99; 0 is monotone
@@ -43,9 +49,9 @@ class EspeakVoice:
 def _library() -> tuple[Any, int, list[bytes], Any]:
     loader = require("espeakng_loader", extra="synth")
     library = ctypes.cdll.LoadLibrary(str(loader.get_library_path()))
-    rate = library.espeak_Initialize(SYNCHRONOUS, 0, str(loader.get_data_path()).encode(), 0)
+    rate = library.espeak_Initialize(SYNCHRONOUS, 0, str(_data()).encode(), 0)
     if rate <= 0:
-        raise DataError(f"espeak-ng does not start with the data in {loader.get_data_path()}")
+        raise DataError(f"espeak-ng does not start with the data in {_data()}")
     pieces: list[bytes] = []
 
     def collect(samples: Any, count: int, _events: Any) -> int:
@@ -59,16 +65,28 @@ def _library() -> tuple[Any, int, list[bytes], Any]:
 
 
 @cache
-def _variants() -> frozenset[str]:
+def _data() -> Path:
+    """A folder that espeak-ng takes for its data, into which variants can be written; gone when the process ends."""
     loader = require("espeakng_loader", extra="synth")
-    return frozenset(path.name for path in (Path(loader.get_data_path()) / "voices" / "!v").iterdir())
+    folder = Path(tempfile.mkdtemp(prefix="espeak-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(loader.get_data_path(), folder / "data")
+    return folder / "data"
+
+
+def _has_variant(name: str) -> bool:
+    path = _data() / "voices" / "!v" / name
+    if DRAWN.fullmatch(name) and not path.exists():
+        path.write_text(drawn_variant(int(name.removeprefix("drawn"))), encoding="utf-8")
+    return path.is_file()
 
 
 def synthesize(text: str, voice: EspeakVoice) -> np.ndarray:
     """Speak `text`; float32 (T,), 16 kHz, in [-1, 1]. Raises DataError for a voice that espeak-ng does not have."""
     library, rate, pieces, _ = _library()
-    if voice.variant and voice.variant not in _variants():  # espeak-ng itself would speak with another voice
-        raise DataError(f"espeak-ng has no variant {voice.variant!r}; it has: {', '.join(sorted(_variants()))}")
+    if voice.variant and not _has_variant(voice.variant):  # espeak-ng itself would speak with another voice
+        known = sorted(path.name for path in (_data() / "voices" / "!v").iterdir())
+        raise DataError(f"espeak-ng has no variant {voice.variant!r}; it has: {', '.join(known)}")
     if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
         raise DataError(f"espeak-ng has no language {voice.language!r}; its names look like en-us, pl, cmn, pt-br")
     for parameter, value in ((RATE, voice.words_per_minute), (PITCH, voice.pitch), (RANGE, voice.pitch_range)):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fit"]
 
-SCORE_EVERY = 1000  # steps
+SCORE_EVERY = 2000  # steps
 
 
 class CTCTrainer(Trainer):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
 from speechkit.demo.recipes.batches import ALPHABET
-from speechkit.demo.recipes.corpus import ACCENTS, VARIANTS
+from speechkit.demo.recipes.corpus import ACCENTS, DRAWN_VARIANTS, VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,9 +102,11 @@ def card(recipe: Recipe, scores: Mapping[str, Score], flite: bool) -> str:
         repeat=" \\\n        " + " ".join(["--speech-data FOLDER", *options]) if real else "",
         variants=len(VARIANTS),
         accents=len(set(ACCENTS)),
-        others="the voices of flite (a fifth of the sentences)" if flite else "no other synthesiser",
+        drawn=DRAWN_VARIANTS,
+        others="the voices of flite" if flite else "no other synthesiser",
         real=REAL.format(speakers=speakers) if real else "",
         steps=recipe.steps,
+        start=f", starting from {recipe.started_from}" if recipe.started_from else "",
         budget_s=recipe.budget_s,
         optimizer=OPTIMIZERS[recipe.optimizer],
         licence=", the licence of the digit recordings; the attributions are above" if real else "",
@@ -138,12 +140,12 @@ None of these voices, sentences or speakers was trained on. Repeat it:
 ## What it was trained on
 
 - Sentences of a grammar (`speechkit/demo/recipes/grammar_{language}.toml`), spoken by espeak-ng (wheel
-  `espeakng-loader`, {variants} speaker variants in {accents} accents, rate and pitch drawn per sentence)
-  and by {others}.
+  `espeakng-loader`, {variants} speaker variants of its own and {drawn} made-up ones in {accents} accents, rate
+  and pitch drawn per sentence) and by {others}.
 {real}
 Each clip was changed on the fly: rate, vocal-tract length, room, equaliser, 8 kHz band limit, noise, gain, silence.
-{steps} steps of {budget_s:g} s of audio, {optimizer}, transformers `Trainer`.
-`recipe.json` beside this card holds every setting.
+{steps} steps of {budget_s:g} s of audio{start}, {optimizer}, transformers `Trainer`.
+`speechkit/demo/recipes/LOG.md` tells how it was found; `recipe.json` beside this card holds every setting.
 
 ## Licence
 

@@ -53,6 +53,19 @@ def test_labels_are_the_texts_of_what_is_heard(store: Store) -> None:
         assert not ids or ids[:5] == encode("word ")
 
 
+def test_flite_has_a_share_of_its_own(tmp_path: Path) -> None:
+    def clips() -> object:
+        for number in range(200):
+            speaker = "flite" if number % 2 else "en-us+f1"
+            yield np.full(32000, 0.1, np.float32), "aa" if speaker == "flite" else "bb", speaker, "synthetic"
+
+    store = write_store(tmp_path / "two", clips())
+    mix = Mix(shares=(("synthetic", 0.9), ("flite", 0.1)), short_share=0.0, wordless_share=0.0)
+    rows = [row.tolist() for index in range(20) for row in Batches([store], 20, 1, mix=mix)[index]["labels"]]
+    share = sum(encode("a")[0] in row for row in rows) / len(rows)
+    assert 0.02 < share < 0.25
+
+
 def test_normalized_input_has_zero_mean_and_unit_variance() -> None:
     x = normalized(np.random.default_rng(0).uniform(0.2, 0.9, 9000).astype(np.float32))
     assert abs(x.mean()) < 1e-4 and x.std() == pytest.approx(1, abs=1e-3)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from speechkit.demo.recipes.corpus import ACCENTS, HELD_OUT_VARIANTS, VARIANTS
+from speechkit.demo.recipes.corpus import ACCENTS, DRAWN_VARIANTS, HELD_OUT_VARIANTS, VARIANTS
 from speechkit.demo.recipes.espeak import EspeakVoice, synthesize
+from speechkit.demo.recipes.variants import drawn_variant
 from speechkit.errors import DataError
 
 TEXT = "please bring the patient in room fourteen"
@@ -27,6 +28,26 @@ def test_every_training_and_held_out_voice_exists() -> None:
         assert len(synthesize("one", EspeakVoice("en-us", variant))) > 1000
     for accent in set(ACCENTS):
         assert len(synthesize("one", EspeakVoice(accent))) > 1000
+
+
+def colour(samples: np.ndarray) -> np.ndarray:
+    """Log energy in 64 bands: the voice, whatever the phase."""
+    return np.log([band.sum() for band in np.array_split(np.abs(np.fft.rfft(samples)) ** 2, 64)])
+
+
+def test_a_made_up_speaker_is_always_the_same_and_unlike_the_next() -> None:
+    first, again, other = (synthesize("one", EspeakVoice("en-us", name)) for name in ("drawn1", "drawn1", "drawn2"))
+    # not sample by sample: espeak-ng draws flutter and breath anew
+    alike, unlike = (np.corrcoef(colour(first), colour(samples))[0, 1] for samples in (again, other))
+    assert abs(len(first) - len(again)) < 32 and alike > 0.99 > unlike
+
+
+def test_made_up_speakers_cover_more_than_the_named_ones() -> None:
+    texts = [drawn_variant(number) for number in range(DRAWN_VARIANTS)]
+    assert len(set(texts)) == DRAWN_VARIANTS
+    pitches = [int(text.split("pitch ")[1].split()[0]) for text in texts]
+    assert min(pitches) < 75 and max(pitches) > 200
+    assert all(0.2 * len(texts) < sum(key in text for text in texts) < 0.8 * len(texts) for key in ("breathw", "klatt"))
 
 
 @pytest.mark.parametrize(

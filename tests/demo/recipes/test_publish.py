@@ -28,7 +28,8 @@ def test_the_card_counts_parameters_voices_and_accents_right() -> None:
     text = card(Recipe(), EVERYTHING, flite=True)
     weights = sum(weight.numel() for weight in Wav2Vec2ForCTC(model_config()).parameters())
     assert f"({weights / 1e6:.1f} M parameters, 20 ms frames)" in text
-    assert f"{len(corpus.VARIANTS)} speaker variants in {len(set(corpus.ACCENTS))} accents" in text
+    assert f"{len(corpus.VARIANTS)} speaker variants of its own and {corpus.DRAWN_VARIANTS} made-up ones in " in text
+    assert f"{len(set(corpus.ACCENTS))} accents" in text
 
 
 def test_the_card_names_the_steps_and_the_optimizer_of_its_recipe() -> None:
@@ -36,6 +37,11 @@ def test_the_card_names_the_steps_and_the_optimizer_of_its_recipe() -> None:
         Recipe(steps=70, budget_s=12.0, optimizer="adamw"), SYNTHETIC, False
     )
     assert "Muon for the matrices" in card(Recipe(), SYNTHETIC, False)
+
+
+def test_the_card_says_where_training_started() -> None:
+    assert ", starting from an earlier model" in card(Recipe(started_from="an earlier model"), SYNTHETIC, False)
+    assert "starting from" not in card(Recipe(), SYNTHETIC, False)
 
 
 def test_the_card_names_only_what_was_used() -> None:
@@ -47,8 +53,9 @@ def test_the_card_names_only_what_was_used() -> None:
 
 def test_every_file_that_the_card_names_exists() -> None:
     root = Path(demo.__file__).parents[2]
-    assert "`speechkit/demo/recipes/grammar_en.toml`" in card(Recipe(), SYNTHETIC, False)
-    assert (root / "speechkit/demo/recipes/grammar_en.toml").is_file()
+    text = card(Recipe(), SYNTHETIC, False)
+    for name in ("speechkit/demo/recipes/grammar_en.toml", "speechkit/demo/recipes/LOG.md"):
+        assert f"`{name}`" in text and (root / name).is_file()
 
 
 def test_weights_over_the_limit_are_refused_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
