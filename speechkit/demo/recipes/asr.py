@@ -46,7 +46,7 @@ class Recipe:
     language: str = "en"
     sentences: int = 30000  # synthetic training clips
     test_sentences: int = 300  # held-out voices and sentences
-    steps: int = 20000
+    steps: int = 21500
     decay_share: float = 0.95  # the learning rate falls to zero over the last part
     warmup_steps: int = 300
     easy_steps: int = 600  # short clips first: CTC leaves the all-blank plateau sooner

@@ -51,11 +51,11 @@ class Mix:
     """Share of each pool among the clips of a batch, and the lengths that batches aim at."""
 
     shares: tuple[tuple[str, float], ...] = (
-        ("synthetic", 0.74),
-        ("flite", 0.08),
-        ("digits", 0.08),
-        ("words", 0.04),
-        ("sentences", 0.06),
+        ("synthetic", 0.8),
+        ("flite", 0.05),
+        ("digits", 0.07),
+        ("words", 0.03),
+        ("sentences", 0.05),
     )
     short_share: float = 0.12  # batches of single words
     wordless_share: float = 0.02  # silence and noise with an empty text: the model must not invent words

@@ -20,10 +20,11 @@ def drawn_variant(number: int) -> str:
 
     low = round(70 * 3 ** rng.random())  # Hz, 70 to 210
     lines = ["language variant", f"name drawn{number}", f"pitch {low} {round(low * rng.uniform(1.2, 1.8))}"]
-    tract = rng.uniform(85, 128)  # percent of the male vocal tract's resonances: children and small women are above 120
+    tract = rng.uniform(85, 138)  # percent of a man's resonances: small women and children are above 120
+    warp = rng.choice([0.06, 0.06, 0.1, 0.14])  # how far each resonance strays from it: some of espeak-ng's own go far
     lines.append(f"formant 0 100 {around(105, 0.2)} {around(115, 0.2)}")
     for formant in range(1, 6):
-        lines.append(f"formant {formant} {around(tract, 0.08)} {around(105, 0.35)} {around(110, 0.35)}")
+        lines.append(f"formant {formant} {around(tract, warp)} {around(105, 0.35)} {around(110, 0.35)}")
     for formant in range(6, 9):
         lines.append(f"formant {formant} {around(tract, 0.08)} {round(rng.uniform(20, 120))} {around(110, 0.3)}")
     lines += [f"voicing {round(rng.uniform(25, 150))}", f"consonants {around(95, 0.5)} {around(80, 0.7)}"]
@@ -33,7 +34,7 @@ def drawn_variant(number: int) -> str:
         lines.append("breathw 150 150 200 200 400 400 600 600")
     if rng.random() < 0.25:
         lines.append(f"klatt {rng.randint(1, 5)}")
-    if rng.random() < 0.25:
+    if rng.random() < 0.35:
         lines.append(f"echo {round(rng.uniform(15, 60))} {round(rng.uniform(10, 50))}")
     if rng.random() < 0.3:
         lines.append(f"intonation {rng.randint(1, 4)}")
