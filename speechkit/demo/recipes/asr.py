@@ -16,7 +16,7 @@ from shutil import which
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC
 
 from speechkit import audio, demo
 from speechkit.asr.model import load_asr
@@ -178,7 +178,7 @@ def train(recipe: Recipe, work: Path, stores: dict[str, Store], init: Path | Non
     if init:
         model = Wav2Vec2ForCTC.from_pretrained(init, dtype=torch.float32, attn_implementation=eager)
     else:
-        model = Wav2Vec2ForCTC._from_config(model_config(), attn_implementation=eager)
+        model = AutoModelForCTC.from_config(model_config(), attn_implementation=eager)
     (work / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     used = [stores[name] for name in ("train", "real") if name in stores]
     fit(model, recipe, used, work, lambda now: evaluate(training_model(now), stores, limit=120))

@@ -5,13 +5,14 @@ Knows nothing of datasets. The library keeps global state: one synthesiser per p
 
 from __future__ import annotations
 
-import atexit
 import ctypes
+import os
 import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _data() -> Path:
     """A folder that espeak-ng takes for its data, into which variants can be written; gone when the process ends."""
     loader = require("espeakng_loader", extra="synth")
     folder = Path(tempfile.mkdtemp(prefix="espeak-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Finalize(None, shutil.rmtree, (folder, True), exitpriority=1)  # atexit is not run in the processes of a pool
     shutil.copytree(loader.get_data_path(), folder / "data")
     return folder / "data"
 
@@ -77,7 +78,9 @@ def _data() -> Path:
 def _has_variant(name: str) -> bool:
     path = _data() / "voices" / "!v" / name
     if DRAWN.fullmatch(name) and not path.exists():
-        path.write_text(drawn_variant(int(name.removeprefix("drawn"))), encoding="utf-8")
+        written = path.with_name(f"{name}.{os.getpid()}")  # a forked pool shares the folder: never half a file
+        written.write_text(drawn_variant(int(name.removeprefix("drawn"))), encoding="utf-8")
+        written.replace(path)
     return path.is_file()
 
 

@@ -12,7 +12,7 @@ __all__ = ["drawn_variant"]
 
 
 def drawn_variant(number: int) -> str:
-    """Speaker `number`: pitch, vocal tract, voice quality and delivery drawn from wide, still human, ranges."""
+    """Speaker `number`: pitch, vocal tract, voice quality and delivery, drawn from a little more than people cover."""
     rng = random.Random(f"variant {number}")
 
     def around(middle: float, spread: float) -> int:

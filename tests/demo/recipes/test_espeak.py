@@ -1,8 +1,13 @@
 """espeak-ng through its library: voices differ, settings act, a wrong name is told."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from speechkit.demo.recipes import espeak
 from speechkit.demo.recipes.corpus import ACCENTS, DRAWN_VARIANTS, HELD_OUT_VARIANTS, VARIANTS
 from speechkit.demo.recipes.espeak import EspeakVoice, synthesize
 from speechkit.demo.recipes.variants import drawn_variant
@@ -42,12 +47,24 @@ def test_a_made_up_speaker_is_always_the_same_and_unlike_the_next() -> None:
     assert abs(len(first) - len(again)) < 32 and alike > 0.99 > unlike
 
 
-def test_made_up_speakers_cover_more_than_the_named_ones() -> None:
+def test_made_up_speakers_all_differ_and_span_low_to_high_plain_to_breathy() -> None:
     texts = [drawn_variant(number) for number in range(DRAWN_VARIANTS)]
     assert len(set(texts)) == DRAWN_VARIANTS
     pitches = [int(text.split("pitch ")[1].split()[0]) for text in texts]
     assert min(pitches) < 75 and max(pitches) > 200
     assert all(0.2 * len(texts) < sum(key in text for text in texts) < 0.8 * len(texts) for key in ("breathw", "klatt"))
+
+
+def _folder_of_a_worker(_: int) -> str:
+    synthesize("one", EspeakVoice("en-us", "drawn3"))
+    return str(espeak._data())
+
+
+def test_a_pool_leaves_no_folders_behind() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        folder = Path(pool.submit(_folder_of_a_worker, 0).result())
+        assert folder.is_dir()
+    assert not folder.parent.exists()
 
 
 @pytest.mark.parametrize(
