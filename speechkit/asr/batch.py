@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
     from speechkit.asr.frames import FrameGrid
 
-__all__ = ["Batcher", "default_budget", "is_out_of_memory", "normalise", "pad", "plan"]
+__all__ = ["Batcher", "default_budget", "default_slack", "is_out_of_memory", "normalise", "pad", "plan"]
 
 R = TypeVar("R")
 
 PADDING = 1 / 6  # largest share of a batch's frames that may be padding: what sorting cannot avoid is a few per cent
 CPU_FRAMES = 500  # 10 s: only short clips share a batch on a CPU; long ones fill its caches and cores alone
+SLACK_WEIGHTS = 5e8  # weights whose arithmetic on one frame takes as long as the calls of one pass
 GPU_FRAMES_PER_GIB = 600  # the front-end of a large model takes about half a MiB per frame; this leaves two thirds free
 GPU_FRAMES = (3000, 60_000)
 
@@ -39,6 +40,15 @@ def default_budget(device: str) -> int:
 
     gib = torch.cuda.get_device_properties(device).total_memory / 2**30
     return int(np.clip(gib * GPU_FRAMES_PER_GIB, *GPU_FRAMES))
+
+
+def default_slack(device: str, weights: int) -> int | None:
+    """Frames by which a clip may be padded on `device` before it had better go alone; None: no matter how many.
+
+    On a CPU a pass of its own costs a clip the calls and one more reading of all weights, padding costs arithmetic:
+    the same for some 13 frames, and more of them the smaller the model (`kernels/bench/asr_batch.py`).
+    """
+    return None if device.startswith("cuda") else 13 + int(SLACK_WEIGHTS / max(weights, 1))
 
 
 def normalise(samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -54,11 +64,11 @@ def pad(clips: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return out
 
 
-def plan(frames: Sequence[int], budget: int, ragged: bool = True) -> list[list[int]]:
+def plan(frames: Sequence[int], budget: int, ragged: bool = True, slack: int | None = None) -> list[list[int]]:
     """Frame counts → batches of indices, the longest clips first (so that memory runs out early or not at all).
 
     A batch's padded size (clips x longest) stays within `budget` unless it is one clip; `ragged=False` puts only equal
-    lengths together.
+    lengths together, and no clip is padded by more than `slack` frames.
     """
     batches: list[list[int]] = []
     longest = useful = 0
@@ -67,7 +77,8 @@ def plan(frames: Sequence[int], budget: int, ragged: bool = True) -> list[list[i
         if batches:
             padded = (len(batches[-1]) + 1) * longest
             waste = 1 - (useful + size) / padded
-            if padded <= budget and waste <= (PADDING if ragged else 0):
+            near = slack is None or longest - size <= slack
+            if padded <= budget and near and waste <= (PADDING if ragged else 0):
                 batches[-1].append(index)
                 useful += size
                 continue
@@ -92,6 +103,7 @@ class Batcher:
     grid: FrameGrid
     frame_budget: int
     ragged: bool = True
+    slack: int | None = None
     halved: bool = False
 
     def run(self, clips: Sequence[NDArray[np.float32]], forward: Callable[[list[Any]], Sequence[R]]) -> list[R]:
@@ -101,7 +113,7 @@ class Batcher:
         """
         frames = [self.grid.frames(len(clip)) for clip in clips]
         results: dict[int, R] = {}
-        pending = plan(frames, self.frame_budget, self.ragged)
+        pending = plan(frames, self.frame_budget, self.ragged, self.slack)
         while pending:
             batch = pending[0]
             problem = ""
@@ -115,7 +127,7 @@ class Batcher:
             if problem:  # outside the handler, whose traceback would keep the failed batch's tensors alive
                 self._halve(frames, batch, problem)
                 left = [i for batch in pending for i in batch]
-                again = plan([frames[i] for i in left], self.frame_budget, self.ragged)
+                again = plan([frames[i] for i in left], self.frame_budget, self.ragged, self.slack)
                 pending = [[left[i] for i in group] for group in again]
         return [results[index] for index in range(len(clips))]
 

@@ -76,7 +76,8 @@ class Recognizer:
         self.grid = FrameGrid.from_config(self.config)
         self.alphabet = decode.Alphabet.from_tokenizer(self.tokenizer, int(self.config.vocab_size))
         ragged = checkpoint.ARCHITECTURES.get(self.config.model_type, False)
-        self.batcher = batch.Batcher(self.grid, batch.default_budget(device), ragged)
+        slack = batch.default_slack(device, sum(weight.numel() for weight in self.model.parameters()))
+        self.batcher = batch.Batcher(self.grid, batch.default_budget(device), ragged, slack)
         self.window_s, self.overlap_s = 30.0, 2.0
         self._lock = threading.Lock()  # the masked group norm is told the lengths of one batch at a time
         masks.attach(self.model)

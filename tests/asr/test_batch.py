@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Wav2Vec2FeatureExtractor
 
-from speechkit.asr.batch import CPU_FRAMES, PADDING, Batcher, default_budget, is_out_of_memory, normalise, pad, plan
+from speechkit.asr.batch import (
+    CPU_FRAMES,
+    PADDING,
+    Batcher,
+    default_budget,
+    default_slack,
+    is_out_of_memory,
+    normalise,
+    pad,
+    plan,
+)
 from speechkit.asr.frames import FrameGrid
 from speechkit.errors import PlanError
 
@@ -19,17 +29,18 @@ GRID = FrameGrid()
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 1500), max_size=40), st.integers(1, 4000), st.booleans())
+@given(st.lists(st.integers(1, 1500), max_size=40), st.integers(1, 4000), st.booleans(), st.integers(0, 60) | st.none())
 def test_a_plan_has_every_clip_once_within_the_budget_and_with_little_padding(
-    frames: list[int], budget: int, ragged: bool
+    frames: list[int], budget: int, ragged: bool, slack: int | None
 ) -> None:
-    batches = plan(frames, budget, ragged)
+    batches = plan(frames, budget, ragged, slack)
     assert sorted(i for batch in batches for i in batch) == list(range(len(frames)))
     for sizes in ([frames[i] for i in batch] for batch in batches):
         padded = len(sizes) * max(sizes)
         assert padded <= budget or len(sizes) == 1
         assert 1 - sum(sizes) / padded <= PADDING + 1e-9
         assert ragged or len(set(sizes)) == 1
+        assert slack is None or max(sizes) - min(sizes) <= slack
 
 
 def test_normalisation_is_that_of_the_feature_extractor() -> None:
@@ -107,3 +118,9 @@ def test_other_errors_pass_untouched() -> None:
 
 def test_a_cpu_takes_ten_seconds_per_batch() -> None:
     assert default_budget("cpu") == CPU_FRAMES == 10 * 50
+
+
+def test_a_cpu_pads_by_a_few_frames_and_more_of_them_for_a_small_model() -> None:
+    assert default_slack("cuda:0", 95_000_000) is None
+    assert default_slack("cpu", 95_000_000) == 18 and default_slack("cpu", 3_200_000) == 169
+    assert plan([40, 30, 10], 500, slack=12) == [[0, 1], [2]]

@@ -57,3 +57,9 @@ def test_the_card_states_the_results_that_were_measured() -> None:
     card = (demo.model_path("en") / "README.md").read_text(encoding="utf-8")
     for result in demo.results("en").values():
         assert f"| {result.clips} | {result.wer:.1%} | {result.cer:.1%} |" in card
+
+
+def test_the_english_model_keeps_the_bounds_set_for_it() -> None:
+    results = demo.results("en")
+    assert results["synthetic"].wer <= 0.08 and results["synthetic"].clips >= 300
+    assert results["clips"].wer <= 0.10 and results["clips"].clips >= 8

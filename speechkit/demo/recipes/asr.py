@@ -21,7 +21,7 @@ from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC
 from speechkit import audio, demo
 from speechkit.asr.model import load_asr
 from speechkit.demo.recipes.batches import ALPHABET
-from speechkit.demo.recipes.corpus import Clip, Store, real_clips, render, sentences, write_store
+from speechkit.demo.recipes.corpus import Clip, Store, real_clips, render, sentences, single_words, write_store
 from speechkit.demo.recipes.fit import fit
 from speechkit.demo.recipes.grammar import Grammar
 from speechkit.demo.recipes.publish import describe, save
@@ -44,11 +44,13 @@ class Recipe:
     """Everything that decides the result; saved beside the weights."""
 
     language: str = "en"
-    sentences: int = 30000  # synthetic training clips
+    sentences: int = 50000  # synthetic training clips
+    single_words: int = 6000  # more of them, of one word each
     test_sentences: int = 300  # held-out voices and sentences
     steps: int = 21500
     decay_share: float = 0.95  # the learning rate falls to zero over the last part
     warmup_steps: int = 300
+    focus_at: float = 0.3  # from here on the voices misread most are heard more often; 0: never
     easy_steps: int = 600  # short clips first: CTC leaves the all-blank plateau sooner
     learning_rate: float = 2e-3
     optimizer: str = "muon"  # for the matrices; "adamw" for everything
@@ -107,7 +109,8 @@ def prepare(recipe: Recipe, work: Path, speech_data: Path | None, training: bool
     kept_out = {"exclude_speakers": sorted(recipe.exclude_speakers)}
     stores = {"test": _store(work / "test", drawn | {"test_sentences": recipe.test_sentences}, lambda: spoken(True))}
     if training:
-        with_real = {"sentences": recipe.sentences, "real_sentences": speech_data is not None}
+        with_real = {"sentences": recipe.sentences, "single_words": recipe.single_words}
+        with_real |= {"real_sentences": speech_data is not None}
         stores["train"] = _store(work / "train", drawn | with_real, lambda: spoken(False))
     if speech_data:
         stores["real_test"] = _store(work / "real_test", kept_out, lambda: real(speech_data, True))
@@ -132,10 +135,14 @@ def _store(folder: Path, settings: Mapping[str, object], clips: Callable[[], Ite
 def _texts(recipe: Recipe, speech_data: Path | None, test: bool) -> list[str]:
     """What is spoken for one store. The same seed gives the same list, whatever other stores are there."""
     rng = random.Random(f"{recipe.seed} {'test' if test else 'train'}")
-    texts = sentences(Grammar(recipe.language), rng, recipe.test_sentences if test else recipe.sentences, test)
-    if not test and speech_data:  # their words, spoken by every voice: the vocabulary of real sentences
+    grammar = Grammar(recipe.language)
+    texts = sentences(grammar, rng, recipe.test_sentences if test else recipe.sentences, test)
+    if test:
+        return texts
+    texts += single_words(grammar, rng, recipe.single_words)
+    if speech_data:  # their words, spoken by every voice: the vocabulary of real sentences
         texts += [text for _, text, _, pool in real_clips(speech_data) if pool == "sentences"] * 3
-        rng.shuffle(texts)
+    rng.shuffle(texts)
     return texts
 
 
@@ -191,7 +198,7 @@ def _same_recipe(recipe: Recipe, work: Path) -> None:
     if not record.is_file() or not any((work / "checkpoints").glob("checkpoint-*")):
         return
     made, wanted = json.loads(record.read_text()), json.loads(json.dumps(asdict(recipe)))
-    free = {"steps", "decay_share", "workers", "started_from"}
+    free = {"steps", "decay_share", "focus_at", "workers", "started_from"}
     differing = sorted(name for name in wanted if name not in free and made.get(name) != wanted[name])
     if differing:
         raise DataError(
@@ -260,10 +267,12 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--steps", type=int, default=Recipe.steps)
     add("--decay-share", type=float, default=Recipe.decay_share)
+    add("--focus-at", type=float, default=Recipe.focus_at)
     add("--learning-rate", type=float, default=Recipe.learning_rate)
     add("--easy-steps", type=int, default=Recipe.easy_steps)
     add("--optimizer", choices=["muon", "adamw"], default=Recipe.optimizer)
     add("--sentences", type=int, default=Recipe.sentences)
+    add("--single-words", type=int, default=Recipe.single_words)
     add("--test-sentences", type=int, default=Recipe.test_sentences)
     add("--workers", type=int, default=Recipe.workers, help="processes that compose and augment batches")
     add("--init", type=Path, help="start from the weights of this model folder instead of random ones")

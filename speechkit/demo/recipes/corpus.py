@@ -30,7 +30,18 @@ if TYPE_CHECKING:
 
     from speechkit.demo.recipes.grammar import Grammar
 
-__all__ = ["HELD_OUT_VARIANTS", "Clip", "Row", "Store", "held_out", "real_clips", "render", "sentences", "write_store"]
+__all__ = [
+    "HELD_OUT_VARIANTS",
+    "Clip",
+    "Row",
+    "Store",
+    "held_out",
+    "real_clips",
+    "render",
+    "sentences",
+    "single_words",
+    "write_store",
+]
 
 ACCENTS = ["en-us"] * 4 + ["en"] * 2 + ["en-gb-x-rp", "en-us-nyc", "en-gb-scotland", "en-gb-x-gbcwmd", "en-029"]
 VARIANTS = (
@@ -40,8 +51,9 @@ VARIANTS = (
     "mike2 norbert pablo paul pedro quincy rob robert sandro shelby steph2 steph3 travis victor zac"
 ).split()
 HELD_OUT_VARIANTS = ["Alicia", "Michael", "edward", "linda", "steph"]
+DIGITS = "zero one two three four five six seven eight nine".split()
 FLITE_SHARE = 0.15
-DRAWN_SHARE, DRAWN_VARIANTS = 0.5, 400  # made-up speakers (variants.py), of what espeak-ng speaks
+DRAWN_SHARE, DRAWN_VARIANTS = 0.5, 800  # made-up speakers (variants.py), of what espeak-ng speaks
 FLITE_VOICES = ["rms", "slt", "awb", "kal16"]
 Row = tuple[np.ndarray, str, str, str]  # samples (T,), text, speaker, pool
 # licences under which weights may be trained and shipped (design §7); anything else in the manifest is left alone
@@ -92,6 +104,12 @@ def sentences(grammar: Grammar, rng: random.Random, count: int, test: bool) -> l
         if held_out(text) == test and text not in embedded and (not test or len(text.split()) > 2):
             texts[text] = None
     return list(texts)
+
+
+def single_words(grammar: Grammar, rng: random.Random, count: int) -> list[str]:
+    """`count` words to be spoken alone, half of them digits: in sentences a word never begins with a cold start."""
+    words = sorted(grammar.vocabulary())
+    return [rng.choice(DIGITS if rng.random() < 0.5 else words) for _ in range(count)]
 
 
 def write_store(folder: Path, clips: Iterable[Row]) -> Store:

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from speechkit.demo.recipes.batches import Batches, Mix
+from speechkit.demo.recipes.focus import focus
 from speechkit.demo.recipes.optimizer import MuonWithAdamW
 
 if TYPE_CHECKING:
@@ -72,25 +73,55 @@ class Watch(TrainerCallback):
 
 
 def fit(model: Wav2Vec2ForCTC, recipe: Recipe, stores: list[Store], work: Path, watch: Callable[..., Any]) -> None:
-    """Train `model` in place, from the last checkpoint in `work/checkpoints` if there is one."""
-    batches = Batches(stores, recipe.steps, recipe.seed, warmup=recipe.easy_steps, mix=Mix(budget_s=recipe.budget_s))
+    """Train `model` in place, from the last checkpoint in `work/checkpoints` if there is one.
+
+    From `recipe.focus_at` of the steps on, the voices that it misread there are heard more often.
+    """
+    turn = int(recipe.steps * recipe.focus_at)
+    curve = Watch(watch, work / "curve.jsonl")
+    folder = work / "checkpoints"
+    if turn and _reached(folder) < turn:
+        _run(model, recipe, stores, work, curve, turn, None)
+    shares = None
+    if turn:
+        now = type(model).from_pretrained(get_last_checkpoint(str(folder)), dtype=torch.float32)
+        shares = focus(now, stores[0], work / "focus.json")
+    _run(model, recipe, stores, work, curve, recipe.steps, shares)
+
+
+def _run(
+    model: Wav2Vec2ForCTC,
+    recipe: Recipe,
+    stores: list[Store],
+    work: Path,
+    curve: Watch,
+    until: int,
+    shares: dict[str, float] | None,
+) -> None:
+    mix = Mix(budget_s=recipe.budget_s)
     trainer = CTCTrainer(
         model=model,
-        args=_arguments(recipe, work / "checkpoints"),
-        train_dataset=batches,
+        args=_arguments(recipe, work / "checkpoints", until),
+        train_dataset=Batches(stores, recipe.steps, recipe.seed, recipe.easy_steps, mix, shares),
         data_collator=lambda rows: rows[0],
-        callbacks=[Watch(watch, work / "curve.jsonl")],
+        callbacks=[curve],
     )
     trainer.recipe = recipe
     folder = work / "checkpoints"
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
 
 
-def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+def _reached(folder: Path) -> int:
+    """Steps of the last checkpoint; 0 without one."""
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    return int(last.rpartition("-")[2]) if last else 0
+
+
+def _arguments(recipe: Recipe, folder: Path, until: int) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),
-        max_steps=recipe.steps,
+        max_steps=until,
         per_device_train_batch_size=1,  # one planned batch
         learning_rate=recipe.learning_rate,
         weight_decay=0.01,

@@ -21,10 +21,11 @@ def drawn_variant(number: int) -> str:
     low = round(70 * 3 ** rng.random())  # Hz, 70 to 210
     lines = ["language variant", f"name drawn{number}", f"pitch {low} {round(low * rng.uniform(1.2, 1.8))}"]
     tract = rng.uniform(85, 138)  # percent of a man's resonances: small women and children are above 120
-    warp = rng.choice([0.06, 0.06, 0.1, 0.14])  # how far each resonance strays from it: some of espeak-ng's own go far
+    # how far each resonance strays from it, in place and in strength and width: some of espeak-ng's own go far
+    warp, spread = rng.choice([(0.06, 0.35), (0.06, 0.35), (0.1, 0.35), (0.14, 0.4), (0.2, 0.5)])
     lines.append(f"formant 0 100 {around(105, 0.2)} {around(115, 0.2)}")
     for formant in range(1, 6):
-        lines.append(f"formant {formant} {around(tract, warp)} {around(105, 0.35)} {around(110, 0.35)}")
+        lines.append(f"formant {formant} {around(tract, warp)} {around(105, spread)} {around(110, spread)}")
     for formant in range(6, 9):
         lines.append(f"formant {formant} {around(tract, 0.08)} {round(rng.uniform(20, 120))} {around(110, 0.3)}")
     lines += [f"voicing {round(rng.uniform(25, 150))}", f"consonants {around(95, 0.5)} {around(80, 0.7)}"]

@@ -66,6 +66,28 @@ def test_flite_has_a_share_of_its_own(tmp_path: Path) -> None:
     assert 0.02 < share < 0.25
 
 
+def test_longer_clips_hold_one_speaker_or_many_in_the_share_asked_for(tmp_path: Path) -> None:
+    def clips() -> object:
+        for number in range(200):
+            yield np.full(16000, 0.1, np.float32), "abcd"[number % 4], f"en+{number % 4}", "synthetic"
+
+    store = write_store(tmp_path / "voices", clips())
+    found = {}
+    for share in (0.0, 1.0):
+        mix = Mix(short_share=0.0, wordless_share=0.0, mixed_share=share)
+        rows = [row[row >= 0] for index in range(20) for row in Batches([store], 20, 1, mix=mix)[index]["labels"]]
+        voices = [set(row.tolist()) - {encode(" ")[0]} for row in rows if len(row) > 7]  # four clips and more
+        found[share] = np.mean([len(voice) > 1 for voice in voices])
+    assert found[0.0] == 0 and found[1.0] > 0.9
+
+
+def test_single_words_draw_on_recordings_of_people_more_often(store: Store) -> None:
+    mix = Mix(short_shares=(("digits", 1.0),), short_share=1.0, wordless_share=0.0)
+    batches = [Batches([store], 8, 1, mix=mix)[index] for index in range(8)]
+    words = [row[row >= 0].tolist()[-1] for batch in batches for row in batch["labels"]]
+    assert set(words) == {encode("b")[0]}
+
+
 def test_normalized_input_has_zero_mean_and_unit_variance() -> None:
     x = normalized(np.random.default_rng(0).uniform(0.2, 0.9, 9000).astype(np.float32))
     assert abs(x.mean()) < 1e-4 and x.std() == pytest.approx(1, abs=1e-3)
