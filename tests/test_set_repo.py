@@ -62,7 +62,8 @@ def test_what_is_committed_is_what_the_address_in_pyproject_makes(copy: Path) ->
         tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {}).get("Repository", "--none")
     )
     assert _set(copy, address).returncode == 0
-    for path in ("README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "notebooks").glob("*.*"))):
+    notebooks = [path for path in (ROOT / "notebooks").glob("*.*") if path.is_file()]  # JupyterLab adds a folder
+    for path in ("README.md", *(str(path.relative_to(ROOT)) for path in notebooks)):
         assert (copy / path).read_text() == (ROOT / path).read_text(), path
 
 
