@@ -27,6 +27,7 @@ R = TypeVar("R")
 
 PADDING = 1 / 6  # largest share of a batch's frames that may be padding: what sorting cannot avoid is a few per cent
 CPU_FRAMES = 500  # 10 s: only short clips share a batch on a CPU; long ones fill its caches and cores alone
+SLACK_FRAMES = 13  # arithmetic on a weight and frame, against reading the weight once
 SLACK_WEIGHTS = 5e8  # weights whose arithmetic on one frame takes as long as the calls of one pass
 GPU_FRAMES_PER_GIB = 600  # the front-end of a large model takes about half a MiB per frame; this leaves two thirds free
 GPU_FRAMES = (3000, 60_000)
@@ -45,10 +46,11 @@ def default_budget(device: str) -> int:
 def default_slack(device: str, weights: int) -> int | None:
     """Frames by which a clip may be padded on `device` before it had better go alone; None: no matter how many.
 
-    On a CPU a pass of its own costs a clip the calls and one more reading of all weights, padding costs arithmetic:
-    the same for some 13 frames, and more of them the smaller the model (`kernels/bench/asr_batch.py`).
+    On a CPU a pass of its own costs a clip the calls and one more reading of all weights, padding costs arithmetic. The
+    two are alike at `SLACK_FRAMES` for a large model and at more the smaller it is: an estimate from 15 GB/s of memory
+    and 100 GFLOP/s. What comes of it is measured by `kernels/bench/asr_batch.py`.
     """
-    return None if device.startswith("cuda") else 13 + int(SLACK_WEIGHTS / max(weights, 1))
+    return None if device.startswith("cuda") else SLACK_FRAMES + int(SLACK_WEIGHTS / max(weights, 1))
 
 
 def normalise(samples: NDArray[np.float32]) -> NDArray[np.float32]:

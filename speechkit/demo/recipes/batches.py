@@ -2,7 +2,8 @@
 
 In: stores. Out: tensors for `Wav2Vec2ForCTC`.
 
-Batch `i` depends on the seed and on `i` alone, so a resumed run sees exactly the batches that it would have seen.
+Batch `i` depends on the seed, the settings and `i` alone, so a resumed run sees exactly the batches that it would have
+seen.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
                 # its statistical voices are synthetic too, but learnt more slowly: they get a share of their own
                 pools.setdefault("flite" if clip.speaker == "flite" else clip.pool, []).append((number, clip))
         self.pools = {name: sorted(rows, key=lambda row: row[1].count) for name, rows in pools.items()}
-        self.names = [name for name in self.pools if name != "sentences"]  # too long to go between others
+        self.joinable = [name for name in self.pools if name != "sentences"]  # too long to go between others
         self.lengths = {name: np.array([clip.seconds for _, clip in rows]) for name, rows in self.pools.items()}
         self.speakers: dict[str, list[tuple[int, Clip]]] = {}
         for rows in self.pools.values():
@@ -147,7 +148,9 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         others = self.speakers[clip.speaker]
         while seconds < target * 0.75:
             if mixed:
-                others = self.pools[pool if rng.random() < 0.5 else self.names[int(rng.integers(len(self.names)))]]
+                others = self.pools[
+                    pool if rng.random() < 0.5 else self.joinable[int(rng.integers(len(self.joinable)))]
+                ]
             number, clip = others[int(rng.integers(len(others)))]
             if seconds + clip.seconds > target * 1.15:
                 break

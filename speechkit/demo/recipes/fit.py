@@ -77,37 +77,31 @@ def fit(model: Wav2Vec2ForCTC, recipe: Recipe, stores: list[Store], work: Path, 
 
     From `recipe.focus_at` of the steps on, the voices that it misread there are heard more often.
     """
-    turn = int(recipe.steps * recipe.focus_at)
-    curve = Watch(watch, work / "curve.jsonl")
-    folder = work / "checkpoints"
+    turn, folder = int(recipe.steps * recipe.focus_at), work / "checkpoints"
+    curve, mix = Watch(watch, work / "curve.jsonl"), Mix(budget_s=recipe.budget_s)
+
+    def batches(shares: dict[str, float] | None) -> Batches:
+        return Batches(stores, recipe.steps, recipe.seed, recipe.easy_steps, mix, shares)
+
     if turn and _reached(folder) < turn:
-        _run(model, recipe, stores, work, curve, turn, None)
+        _run(model, recipe, batches(None), folder, curve, turn)
     shares = None
     if turn:
         now = type(model).from_pretrained(get_last_checkpoint(str(folder)), dtype=torch.float32)
         shares = focus(now, stores[0], work / "focus.json")
-    _run(model, recipe, stores, work, curve, recipe.steps, shares)
+    _run(model, recipe, batches(shares), folder, curve, recipe.steps)
 
 
-def _run(
-    model: Wav2Vec2ForCTC,
-    recipe: Recipe,
-    stores: list[Store],
-    work: Path,
-    curve: Watch,
-    until: int,
-    shares: dict[str, float] | None,
-) -> None:
-    mix = Mix(budget_s=recipe.budget_s)
+def _run(model: Wav2Vec2ForCTC, recipe: Recipe, batches: Batches, folder: Path, curve: Watch, until: int) -> None:
+    """Train from the last checkpoint in `folder`, or from the start, to step `until`, and leave a checkpoint there."""
     trainer = CTCTrainer(
         model=model,
-        args=_arguments(recipe, work / "checkpoints", until),
-        train_dataset=Batches(stores, recipe.steps, recipe.seed, recipe.easy_steps, mix, shares),
+        args=_arguments(recipe, folder, until),
+        train_dataset=batches,
         data_collator=lambda rows: rows[0],
         callbacks=[curve],
     )
     trainer.recipe = recipe
-    folder = work / "checkpoints"
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
 
 

@@ -48,5 +48,7 @@ def focus(model: Wav2Vec2ForCTC, store: Store, record: Path) -> dict[str, float]
         voice: min(max((rate * count + common * DOUBT) / ((count + DOUBT) * common), LEAST), MOST) if common else 1.0
         for voice, (rate, count) in rates.items()
     }
-    record.write_text(json.dumps(shares, indent=1) + "\n", encoding="utf-8")
+    partial = record.with_suffix(".partial")  # a kill must not leave half a record
+    partial.write_text(json.dumps(shares, indent=1) + "\n", encoding="utf-8")
+    partial.replace(record)
     return shares
