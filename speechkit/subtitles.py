@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["UNSPACED", "Cue", "cues", "join_words", "srt", "vtt"]
+__all__ = ["UNSPACED", "Cue", "Timed", "cues", "join_words", "srt", "vtt"]
 
 PAUSE_S = 0.8  # a pause this long starts a new cue: the speaker finished a phrase
 # scripts written without spaces between words: kana, CJK ideographs (with extensions A–F), Thai, Lao, Khmer
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
+# full-width marks (、。「」《》，！？…) bring their own white space and take none beside them
+_WIDE_MARK = re.compile(
+    r"[\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]"
+)
 
 
 class Timed(Protocol):
+    """A word, a character or anything else with a text and times in seconds."""
+
     @property
     def text(self) -> str: ...
     @property
@@ -35,12 +41,21 @@ class Cue:
 
 
 def join_words(texts: Iterable[str]) -> str:
-    """Words → running text: a space between words, none between two characters of an unspaced script."""
+    """Words → running text: a space between words, none between two characters of an unspaced script.
+
+    Nor is there one beside a full-width mark: `你好`, `，`, `世界` → `你好，世界`.
+    """
     out = ""
     for text in texts:
-        unspaced = out and text and UNSPACED.match(out[-1]) and UNSPACED.match(text[0])
-        out += text if not out or unspaced else f" {text}"
+        out += text if not out or _touch(out[-1], text[:1]) else f" {text}"
     return out
+
+
+def _touch(before: str, after: str) -> bool:
+    """Whether two characters that stand in neighbouring words are written without a space."""
+    if _WIDE_MARK.match(before) or _WIDE_MARK.match(after):
+        return True
+    return bool(UNSPACED.match(before) and UNSPACED.match(after))
 
 
 def cues(words: Sequence[Timed], max_chars: int = 42, max_s: float = 6.0) -> list[Cue]:

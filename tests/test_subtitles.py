@@ -91,4 +91,6 @@ def test_vtt_escapes_what_would_be_a_tag() -> None:
 def test_characters_of_unspaced_scripts_are_joined_without_spaces() -> None:
     assert join_words(["你", "好", "world", "世", "界"]) == "你好 world 世界"
     assert join_words(["안녕", "하세요"]) == "안녕 하세요"
+    assert join_words(["你", "好", "，", "世", "界", "！"]) == "你好，世界！"
+    assert join_words(["world", "。", "Ｓ", "々"]) == "world。Ｓ 々", "full-width letters are letters"
     assert cues(spoken("你", "好"))[0].text == "你好"
