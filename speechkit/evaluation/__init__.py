@@ -1,1 +1,1 @@
-"""How right a transcript is: error rates against references. In: texts. Out: numbers. Knows no torch."""
+"""How right a transcript is, how true its confidences are, what the layers of a model know. Imports no torch."""
