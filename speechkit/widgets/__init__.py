@@ -1,1 +1,1 @@
-"""Views of results in a notebook: a player, a spectrogram. Each draws plain rows made by pure functions. No torch."""
+"""Views of results in a notebook: player, spectrogram, map of sounds, units browser, microphone. No torch."""

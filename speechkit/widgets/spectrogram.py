@@ -12,7 +12,7 @@ import numpy as np
 
 from speechkit import audio as sound
 from speechkit.errors import DataError
-from speechkit.widgets.palette import ACCENT, INK, LEVELS, LINE, PAPER, SOFT, Level, Theme, level
+from speechkit.widgets.palette import ACCENT, INK, LEVELS, LINE, PAPER, SOFT, Level, Theme, figure_theme, level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ def spectrogram(
     cut = samples[int(start_s * sound.SAMPLE_RATE) : int(np.ceil(stop_s * sound.SAMPLE_RATE))]
     words = [word for word in transcript.words if word.start_s < stop_s and word.end_s > start_s]
     rows = lanes(words, (stop_s - start_s) / (WIDE_IN * 0.9))
-    shown = _theme(theme)
+    shown = figure_theme(theme)
     with rc_context({"font.family": _fonts(words)}):
         figure, over, under = _canvas(1 + max(rows, default=0), shown)
         _picture(under, cut, start_s, shown)
@@ -188,17 +188,6 @@ def _legend(axes: Axes, theme: Theme) -> None:
         left = WIDE_IN - 4.4 + slot * 1.5
         _mark(axes, (left, left + 0.4), 0.5, kind, theme)
         axes.text(left + 0.48, 0.5, kind.meaning, va="center", size=9, color=SOFT.of(theme))
-
-
-def _theme(theme: Theme | Literal["auto"]) -> Theme:
-    if theme in ("light", "dark"):
-        return theme
-    if theme != "auto":
-        raise ValueError(f'theme is {theme!r}; use "auto", "light" or "dark"')
-    import matplotlib as mpl
-    from matplotlib.colors import to_rgb
-
-    return "light" if sum(to_rgb(mpl.rcParams["figure.facecolor"])) > 1.5 else "dark"
 
 
 def _fonts(words: Sequence[Word]) -> list[str]:

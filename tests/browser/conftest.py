@@ -1,7 +1,8 @@
-"""A real Chromium, a loopback server for the player's page, and a real JupyterLab."""
+"""A real Chromium with a microphone that plays an embedded clip, a loopback server for pages, and a real JupyterLab."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -18,9 +19,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 
+from speechkit import audio, demo
 from speechkit.types import Transcript, Word
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +36,8 @@ LAB = [
     "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
 ]
 PAGE = Path(__file__).with_name("player.html")
+WIDGET = Path(__file__).with_name("widget.html")
+WAIT_MS = 180_000  # JupyterLab on a busy machine; nothing waits longer than it must
 
 
 @dataclass
@@ -66,8 +71,39 @@ def watched_page():
     return Watched
 
 
+@pytest.fixture
+def stays_clean():
+    """An open page → itself; to the end of the test its console stays clean, and it asks for nothing elsewhere."""
+    opened: list[Watched] = []
+
+    def watched(page: Watched) -> Watched:
+        opened.append(page)
+        return page
+
+    yield watched
+    assert [page.errors for page in opened] == [[] for _ in opened]
+    assert [page.outside for page in opened] == [[] for _ in opened]
+
+
+@pytest.fixture
+def page(watched):
+    """The page of the module's own `watched`."""
+    return watched.page
+
+
 @pytest.fixture(scope="session")
-def browser():
+def spoken_clip() -> demo.DemoClip:
+    """The embedded clip that the browser's microphone hears."""
+    return demo.clips("en")[1]
+
+
+@pytest.fixture(scope="session")
+def browser(spoken_clip, tmp_path_factory):
+    """Chromium, without permissions: a context that may use the microphone says so. It hears the clip over and over."""
+    speech = tmp_path_factory.mktemp("microphone") / "speech.wav"
+    pause = np.zeros(16000, np.float32)
+    audio.write(speech, np.concatenate([pause, audio.load(spoken_clip.path), pause]))
+    hearing = ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={speech}"]
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         missing("no Chromium on this machine: apt-get install chromium")
@@ -76,7 +112,7 @@ def browser():
     except ImportError:
         missing("playwright is not installed: pip install 'speechkit[test]'")
     with sync_playwright() as tools:
-        chromium = tools.chromium.launch(executable_path=path, args=FLAGS)
+        chromium = tools.chromium.launch(executable_path=path, args=[*FLAGS, *hearing])
         yield chromium
         chromium.close()
 
@@ -130,6 +166,87 @@ def open_player(browser, tmp_path, spoken):
         yield opened
 
 
+@pytest.fixture
+def open_widget(browser, tmp_path):
+    """Open a widget's own module in a page; what it sends goes to the widget itself, in this process, and back.
+
+    `module` names the ES module; `state` overrides traits, `allow` gives permissions, `before` runs before the page,
+    `clock` makes its time a matter of the test.
+    """
+    with contextlib.ExitStack() as closing:
+
+        def opened(widget, module, scheme="light", allow=(), before="", clock=False, **state) -> Watched:
+            traits = {key: value for key, value in widget.get_state().items() if not key.startswith("_")}
+            traits.pop("layout", None)
+            (tmp_path / "state.json").write_text(json.dumps({**traits, "module": module, **state}))
+            shutil.copy(WIDGET, tmp_path / "index.html")
+            for ending in ("js", "css"):
+                shutil.copy(STATIC / f"{module}.{ending}", tmp_path)
+            address = closing.enter_context(_served(tmp_path))
+            viewport = {"width": 900, "height": 620}
+            context = browser.new_context(color_scheme=scheme, viewport=viewport, permissions=list(allow))
+            closing.callback(context.close)
+            context.add_init_script(before)
+            watched = Watched(context.new_page())
+            watched.page.expose_function("python", _messages(widget))
+            if clock:
+                watched.page.clock.install()
+            watched.page.goto(address)
+            watched.page.wait_for_function("window.ready")
+            return watched
+
+        yield opened
+
+
+def _messages(widget: Any):
+    """A widget as the page calls it: a message in, its answers out, bytes in base64 as JSON wants them."""
+    answers: list[Any] = []
+    widget.send = lambda content, buffers=(): answers.append((content, [_text(data) for data in buffers or ()]))
+
+    def handle(content: dict[str, Any], buffers: list[str]) -> list[Any]:
+        answers.clear()
+        widget._handle_custom_msg(content, [memoryview(base64.b64decode(data)) for data in buffers])
+        return list(answers)
+
+    return handle
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.fixture
+def run_notebook(browser, jupyter_lab, tmp_path):
+    """Cells → JupyterLab has run them all, or is at it: the page, watched, and the notebook's path."""
+    with contextlib.ExitStack() as closing:
+
+        def ran(cells: list[str], allow=(), before="") -> tuple[Watched, Path]:
+            folder = tmp_path / "lab"
+            folder.mkdir()
+            notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+            # with a kernel named, JupyterLab starts it instead of asking which
+            notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+            path = folder / "cells.ipynb"
+            nbformat.write(notebook, path)
+            address = jupyter_lab(folder)
+            context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=list(allow))
+            closing.callback(context.close)
+            context.add_init_script(before)
+            watched = Watched(context.new_page())
+            _run_all(watched.page, f"{address}/lab/tree/{path.name}?token=t")
+            return watched, path
+
+        yield ran
+
+
+def _run_all(page: Any, address: str) -> None:
+    page.goto(address)
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=WAIT_MS)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=WAIT_MS)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_args: object) -> None:
         """The test's output is for failures."""
@@ -138,7 +255,8 @@ class _Quiet(SimpleHTTPRequestHandler):
 @contextlib.contextmanager
 def _served(folder: Path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # looks often whether it should end: with the default every test would wait for half a second
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/index.html"
     server.shutdown()

@@ -31,18 +31,11 @@ def _style(locator, name: str) -> str:
 
 
 @pytest.fixture
-def watched(open_player):
-    """The ten-word recording, open and with its sound loaded; the console stays clean to the end of the test."""
-    opened = open_player()
+def watched(open_player, stays_clean):
+    """The ten-word recording, open and with its sound loaded."""
+    opened = stays_clean(open_player())
     opened.page.wait_for_function("window.audios[0].readyState >= 3")
-    yield opened
-    assert opened.errors == []
-    assert opened.outside == []
-
-
-@pytest.fixture
-def page(watched):
-    return watched.page
+    return opened
 
 
 def test_the_words_the_title_and_the_waveform_are_there(page):
