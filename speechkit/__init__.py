@@ -37,8 +37,10 @@ _MODULES = frozenset(
         "errors",
         "evaluation",
         "extras",
+        "live",
         "subtitles",
         "text",
+        "textgrid",
         "types",
         "widgets",
     }

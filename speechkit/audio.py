@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from speechkit.decoders import CHUNK, Damaged, Sound, decode
 from speechkit.errors import AudioError, OutputError
 
-__all__ = ["SAMPLE_RATE", "AudioInfo", "Samples", "blocks", "duration", "encode", "inspect", "load", "write"]
+__all__ = ["SAMPLE_RATE", "AudioInfo", "Feed", "Samples", "blocks", "duration", "encode", "inspect", "load", "write"]
 
 SAMPLE_RATE = 16000
 Samples: TypeAlias = NDArray[np.float32]
 # str | PathLike | bytes | file object | array | (array, rate) | {"array", "sampling_rate"} | {"bytes", "path"}
 Source: TypeAlias = Any
+Shaped: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]  # samples as they were given → (T, C)
 
 RATES = (1000, 768_000)  # Hz; outside, the number is a mistake (16 for 16 kHz, samples for rate)
 MAX_CHANNELS = 8
@@ -191,6 +192,51 @@ def encode(samples: Source, format: str = "opus", rate: float = SAMPLE_RATE) -> 
     return buffer.getvalue()
 
 
+class Feed:
+    """Live chunks of one rate → mono float32 at 16 kHz, as they come: joined, they equal :func:`load` of the whole."""
+
+    def __init__(self, rate: float = SAMPLE_RATE) -> None:
+        """`rate` in Hz. Raises AudioError for a rate that :func:`load` would refuse."""
+        self.rate = _from_array(np.zeros(1, np.float32), rate, "chunk").rate
+        same = self.rate == SAMPLE_RATE
+        self._convert = None if same else soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, "float32", "HQ")
+        self._count = 0
+
+    def push(self, chunk: Any) -> Samples:
+        """(N,) or (N, C) of any type that :func:`load` takes, or bytes of int16, little endian → (T,), maybe empty.
+
+        Time comes first always: unlike a recording, a chunk may be shorter than its channels are many.
+
+        Raises AudioError for NaN, infinite or unscaled samples, or another shape; that chunk is then left out whole.
+        """
+        frames = self._frames(chunk)
+        if not len(frames):
+            return np.zeros(0, np.float32)
+        mono = np.ascontiguousarray(frames[:, 0]) if frames.shape[1] == 1 else frames.mean(axis=1)
+        self._count += len(mono)
+        return mono if self._convert is None else self._convert.resample_chunk(mono)
+
+    def close(self) -> Samples:
+        """What the resampler still holds → (T,), maybe empty."""
+        if self._convert is None:
+            return np.zeros(0, np.float32)
+        return self._convert.resample_chunk(np.zeros(0, np.float32), last=True)
+
+    def _frames(self, chunk: Any) -> NDArray[np.float32]:
+        if isinstance(chunk, (bytes, bytearray, memoryview)):
+            if len(chunk) % 2:
+                raise AudioError(f"{len(chunk)} bytes are no whole number of int16 samples; pass 2 bytes per sample")
+            chunk = np.frombuffer(chunk, "<i2")
+        if hasattr(chunk, "__len__") and not len(chunk):
+            return np.zeros((0, 1), np.float32)
+        sound = _from_array(chunk, self.rate, "the chunk", _chunk_frames)
+        pieces = []
+        for frames in sound.chunks:
+            _check_values(frames, self._count, sound)
+            pieces.append(frames)
+        return np.concatenate(pieces)
+
+
 # One pass over an open sound
 
 
@@ -327,7 +373,7 @@ def _seekable(file: Any) -> Iterator[BinaryIO]:
 # Arrays
 
 
-def _from_array(source: Any, rate: Any, name: str) -> Sound:
+def _from_array(source: Any, rate: Any, name: str, shaped: Shaped | None = None) -> Sound:
     try:
         hertz = float(rate)
     except (TypeError, ValueError):
@@ -342,7 +388,7 @@ def _from_array(source: Any, rate: Any, name: str) -> Sound:
     except (ValueError, TypeError):  # lists of unequal length, objects
         array = np.asarray(None)
     offset, scale = _scale(array, type(source).__name__)
-    array = _time_first(array)
+    array = (shaped or _time_first)(array)
 
     def chunks() -> Iterator[NDArray[np.float32]]:
         for at in range(0, len(array), CHUNK):
@@ -386,4 +432,15 @@ def _time_first(array: NDArray[Any]) -> NDArray[Any]:
     raise AudioError(
         f"the array has shape {array.shape}; pass (T,), or (T, C) or (C, T) with C ≤ {MAX_CHANNELS} < T. "
         f"Where that is unclear, average the channels yourself: array.mean(axis=…)"
+    )
+
+
+def _chunk_frames(array: NDArray[Any]) -> NDArray[Any]:
+    """(N,) or (N, C) → (N, C)."""
+    frames = array[:, None] if array.ndim == 1 else array
+    if frames.ndim == 2 and 1 <= frames.shape[1] <= MAX_CHANNELS:
+        return frames
+    raise AudioError(
+        f"the chunk has shape {array.shape}; pass (N,), or (N, C) with C from 1 to {MAX_CHANNELS}, time first: chunk.T "
+        f"where the channels come first"
     )

@@ -156,7 +156,9 @@ def _from_av(file: BinaryIO, name: str) -> Sound | None:
     import av
 
     try:
-        container: Any = av.open(file, metadata_errors="replace")
+        # tags that are no UTF-8 must not cost the sound; from PyAV 19 on they never do, and the option is gone
+        lenient: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        container: Any = av.open(file, **lenient)
     except (av.error.FFmpegError, EOFError, ValueError):
         return None
     if not container.streams.audio:

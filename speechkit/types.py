@@ -16,7 +16,7 @@ from speechkit.subtitles import cues, srt, vtt
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Char", "FileResult", "Transcript", "Word"]
+__all__ = ["Char", "Event", "FileResult", "Transcript", "Word"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,27 @@ class Transcript:
         notes = "".join(f"<br><small>warning: {escape(line)}</small>" for line in self.warnings)
         small = f"{self.duration_s:.1f} s · {escape(self.model)} · mean confidence {self.confidence:.2f}"
         return f"<div>{words or '(no speech)'}<br><small>{small}</small>{notes}</div>"
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a stream says about the utterance that it is hearing.
+
+    A partial may still change, except its first `stable` words, which later partials of the utterance repeat. A final
+    closes the utterance and was made from all of it: it may correct even stable words.
+    """
+
+    kind: Literal["partial", "final"]
+    text: str
+    words: tuple[Word, ...] = ()
+    stable: int = 0
+    start_s: float = 0.0  # of the utterance, from the start of the stream
+    heard_s: float = 0.0  # audio that the stream had received when it said this
+
+    def __str__(self) -> str:
+        if self.kind == "final":
+            return f"{self.start_s:7.2f} s  {self.text}"
+        return f"{self.start_s:7.2f} s  {self.text} …  ({self.stable} of {len(self.words)} words stable)"
 
 
 @dataclass(frozen=True)

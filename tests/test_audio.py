@@ -348,3 +348,26 @@ def test_writing_says_what_is_wrong_with_the_name_or_the_place(tmp_path: Path) -
         audio.write(tmp_path / "absent" / "a.wav", voice(0.1))
     with pytest.raises(AudioError, match="is NaN or infinite"):
         audio.write(tmp_path / "a.wav", np.array([np.nan]))
+
+
+# Live chunks
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("channels", [1, 2, 6, 8])
+@pytest.mark.parametrize("size", range(1, 10))
+def test_chunks_of_any_size_and_channels_joined_equal_the_whole(size: int, channels: int, rate: int) -> None:
+    frames = np.stack([voice(0.02, rate) * (1 + number) / channels for number in range(channels)], axis=1)
+    feed = audio.Feed(rate)
+    pieces = [feed.push(frames[at : at + size]) for at in range(0, len(frames), size)]
+    joined = np.concatenate([*pieces, feed.close()])
+    assert np.abs(joined - audio.load((frames, rate))).max() <= 1e-6
+
+
+@pytest.mark.parametrize("shape", [(2, 1600), (9, 9), (3, 0), (2, 2, 2)], ids=str)
+def test_a_chunk_is_frames_by_channels_and_nothing_else(shape: tuple[int, ...]) -> None:
+    feed = audio.Feed()
+    with pytest.raises(AudioError, match=r"the chunk has shape .*pass \(N,\), or \(N, C\)"):
+        feed.push(np.zeros(shape, np.float32))
+    assert len(feed.push(np.zeros((0, 2), np.float32))) == 0
+    assert len(feed.push(np.zeros((5, 2), np.float32))) == 5

@@ -325,3 +325,41 @@ def test_words_are_set_in_columns_and_wrapped(monkeypatch):
 @pytest.mark.parametrize(("seconds", "shown"), [(41.2, "41 s"), (59.7, "1:00"), (185, "3:05"), (7389, "2:03:09")])
 def test_a_duration_reads_as_a_clock(seconds, shown):
     assert terminal.clock(seconds) == shown
+
+
+# A text, or the file that holds it
+
+
+@pytest.mark.parametrize("name", ["scirpt.md", "script.TXT", "my script.txt", "texts/script", "folder/"])
+def test_a_text_file_that_is_not_there_is_not_taken_for_speech(run, clips, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    status, out, err = run("align", clips[0].path, name)
+    assert status == 2 and out == ""
+    assert f"{name}: " in err and "TEXT is a file or the text itself" in err and "a space behind it" in err
+    status, out, err = run("transcribe", clips[0].path, "--hotwords", name)
+    assert status == 2 and "--hotwords is a file or the text itself" in err
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_text_is_told_as_such(run, clips, text):
+    status, out, err = run("align", clips[0].path, text)
+    assert status == 2 and out == ""
+    assert "the text is '', without a word" in err
+
+
+@pytest.mark.parametrize(
+    "text", ["london", "3.14", "U.S.", "node.js ", "london,node.js", "well. and/or not", "吗。" * 99]
+)
+def test_what_looks_like_no_file_name_is_text_even_where_a_folder_has_that_name(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    assert cli._text_of(text) == text
+    (tmp_path / "london").mkdir()
+    assert cli._text_of(text) == text
+
+
+def test_a_text_comes_from_its_file_whatever_the_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("script.md", "script", "my script", "a,b"):
+        (tmp_path / name).write_text("\ufeffheard\n", encoding="utf-8")
+        assert cli._text_of(name) == "heard\n"

@@ -82,6 +82,18 @@ print(sorted(name for name in ("torch", "transformers", "triton", "ipywidgets") 
     assert python(code) == "[]"
 
 
+def test_evaluation_and_widgets_bring_no_torch() -> None:
+    code = """
+import pkgutil, sys
+from importlib import import_module
+for package in ("speechkit.evaluation", "speechkit.widgets"):
+    for module in pkgutil.iter_modules(import_module(package).__path__):
+        import_module(f"{package}.{module.name}")
+print("torch" in sys.modules)
+"""
+    assert python(code) == "False"
+
+
 def test_import_prints_nothing_and_leaves_the_environment_alone() -> None:
     code = "import os; before = dict(os.environ); import speechkit.audio; assert dict(os.environ) == before"
     assert python(code) == ""

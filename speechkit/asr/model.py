@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,26 +18,29 @@ import torch
 from speechkit import audio as audio_in
 from speechkit.asr import batch, checkpoint, decode, hub, longform, masks, registry
 from speechkit.asr.frames import FrameGrid
+from speechkit.asr.meter import SILENT_PEAK, Meter
 from speechkit.device import choose_device, choose_dtype
-from speechkit.errors import AudioError, ModelError
+from speechkit.errors import AudioError, DataError, ModelError, PlanError
 from speechkit.types import FileResult, Transcript, Word
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from speechkit.asr.beam import BeamDecoder
     from speechkit.asr.check import Check
+    from speechkit.asr.stream import Stream
 
     Samples = NDArray[np.float32]
+
+Options = TypeVar("Options")
+Result = TypeVar("Result")
 
 __all__ = ["ENGINES", "Recognizer", "load_asr"]
 
 ENGINES = ("auto", "torch")
-SILENT_PEAK = 1e-4  # -80 dBFS, three steps of 16-bit audio: below it is dither, which normalisation would blow up
-CLIPPED_LEVEL, CLIPPED_SHARE = 0.99, 0.01
-SHORT_S = 0.3  # a syllable; below it there is hardly anything to hear a word in
 POOL = 8  # budgets' worth of windows collected before sorting: enough to fill batches, little enough to hold
 
 
@@ -111,18 +115,70 @@ class Recognizer:
 
         return Wav2Vec2Processor(feature_extractor=self.extractor, tokenizer=self.tokenizer)
 
-    def transcribe(self, audio: Any, *, words: bool = True) -> Any:
+    def transcribe(
+        self,
+        audio: Any,
+        *,
+        words: bool = True,
+        decoder: Any = None,
+        lm: Any = None,
+        hotwords: Sequence[str] | None = None,
+    ) -> Any:
         """Whatever `audio.load` takes → Transcript; a list of such → list of Transcripts in the same order.
 
-        `words=False` leaves the words out (their mean confidence stays). Raises AudioError for audio that cannot be
-        read or is shorter than one frame (in a list, with the item's number); silence is an empty transcript, not an
-        error.
+        `words=False` leaves the words out (their mean confidence stays). decoder: "greedy" (the default), "beam",
+        `BeamOptions` or what :meth:`decoder` made; `lm`, an `NGram` or an ARPA file, and `hotwords` need no more than
+        their name: they take the beam search. For many calls make the decoder once.
+
+        Raises AudioError for audio that cannot be read or is shorter than one frame (in a list, with the item's
+        number), DataError and PlanError for a language model, hotwords or decoder that cannot be used; silence is an
+        empty transcript, not an error.
         """
+        from speechkit.asr.beam import choose
+
+        beam = choose(self.alphabet, decoder, lm, hotwords)
         items = audio if isinstance(audio, list) else [audio]
-        meters = [_Meter() for _ in items]
-        paths = self._through(items, meters, self._best, self._blank)
-        spoken = [self._transcript(self._joined(p), m, words) for p, m in zip(paths, meters, strict=True)]
+        meters = [Meter() for _ in items]
+        if beam is None:
+            paths = [self._joined(parts) for parts in self._through(items, meters, self._best, self._blank)]
+        else:
+            paths = self._searched(items, meters, beam)
+        spoken = [self._transcript(path, meter, words) for path, meter in zip(paths, meters, strict=True)]
         return spoken if isinstance(audio, list) else spoken[0]
+
+    def decoder(self, lm: Any = None, hotwords: Sequence[str] | None = None, **options: Any) -> BeamDecoder:
+        """A beam search for `transcribe(…, decoder=…)`, made once; `options` are those of `BeamOptions`.
+
+        Raises DataError for a language model or hotwords that cannot be used, PlanError for an option out of range.
+        """
+        from speechkit.asr.beam import BeamDecoder, BeamOptions
+
+        return BeamDecoder(self.alphabet, _made(BeamOptions, "a beam search", options), lm, hotwords)
+
+    def align(self, audio: Any, text: Any) -> Any:
+        """Audio and the text spoken in it → Transcript whose words are the text's, with times; two lists → a list.
+
+        Exact for any length of audio. Words that the alphabet cannot spell are placed by what is around them, with
+        confidence 0, and named in `warnings`. Raises AudioError as :meth:`transcribe` does, and DataError for text that
+        is empty, outside the alphabet, or longer than its audio (in a list, with the item's number).
+        """
+        from speechkit.asr.align import place, prepare
+
+        items, texts = (audio, text) if isinstance(audio, list) else ([audio], [text])
+        if isinstance(audio, list) and (not isinstance(text, list) or len(text) != len(audio)):
+            given = f"{len(text)} texts" if isinstance(text, list) else "one text"
+            raise DataError(f"{len(audio)} audio inputs and {given}: give a list with one text for each")
+        spellings, columns = prepare(texts, self.alphabet, self.language)
+        meters = [Meter() for _ in items]
+        # of each frame only the columns of these texts are kept: an hour under 3,500 ideographs would be 2.5 GB
+        rows = self._through(items, meters, lambda clips: [columns.take(row) for row in self.forward(clips)])
+        durations = [meter.samples / self.grid.rate for meter in meters]
+        placed = place([np.concatenate(parts) for parts in rows], spellings, columns, self.grid, durations)
+        told = [
+            self._told(spelt.text, words, meter, spelt.warnings)
+            for spelt, words, meter in zip(spellings, placed, meters, strict=True)
+        ]
+        return told if isinstance(audio, list) else told[0]
 
     def log_probs(self, audio: Any) -> Any:
         """Whatever `audio.load` takes → (F, V) float32, natural log; a list of such → a list in the same order.
@@ -130,17 +186,68 @@ class Recognizer:
         Audio longer than `window_s` is computed in windows and joined; the array still grows with its length.
         """
         items = audio if isinstance(audio, list) else [audio]
-        rows = self._through(items, [_Meter() for _ in items], self.forward)
+        rows = self._through(items, [Meter() for _ in items], self.forward)
         joined = [np.concatenate(parts) for parts in rows]
         return joined if isinstance(audio, list) else joined[0]
 
+    def embed(
+        self, audio: Any, layer: Any = -1, pool: Any = None, *, speech_only: bool = True, dtype: str = "float32"
+    ) -> Any:
+        """Whatever `audio.load` takes → Embedding, the frames of a hidden layer; a list of such → a list.
+
+        layer: a number (0 enters the first block, -1 is the last), "all" or a list (a layer axis comes first), or a
+        dict of layers and weights. pool: None, "mean", "mean+std" or "max", over the frames that are not pauses, or
+        over all with `speech_only=False`. dtype: "float32" or "float16", of the result.
+
+        Raises PlanError for a layer that the model does not have or another pool or dtype, AudioError as
+        :meth:`transcribe` does.
+        """
+        from speechkit.asr import embed
+
+        embed.check(pool, dtype)
+        layers = embed.Layers.of(layer, int(self.config.num_hidden_layers))
+        items = audio if isinstance(audio, list) else [audio]
+        meters = [Meter() for _ in items]
+
+        def forward(clips: list[Samples]) -> list[embed.Rows]:
+            states = [layers.take(rows) for rows in self._states(clips, layers.ids)]
+            return [embed.rows(*pair, self.grid, pool, speech_only, dtype) for pair in zip(states, clips, strict=True)]
+
+        found = [
+            embed.joined(parts, layers, pool, dtype, self.grid, meter.samples, self.name)
+            for parts, meter in zip(self._through(items, meters, forward), meters, strict=True)
+        ]
+        return found if isinstance(audio, list) else found[0]
+
     def transcribe_files(
-        self, paths: Any, out: str | os.PathLike[str] | None = None, resume: bool = True, **options: Any
+        self,
+        paths: Any,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = True,
+        *,
+        decoder: Any = None,
+        lm: Any = None,
+        hotwords: Sequence[str] | None = None,
+        **options: Any,
     ) -> Iterator[FileResult]:
-        """Many files → one `FileResult` each; see :func:`speechkit.asr.files.transcribe_files` for the options."""
+        """Many files → one `FileResult` each; see :func:`speechkit.asr.files.transcribe_files` for the options.
+
+        decoder, lm and hotwords are those of :meth:`transcribe`.
+        """
+        from speechkit.asr.beam import choose
         from speechkit.asr.files import transcribe_files
 
-        return iter(transcribe_files(self, paths, out=out, resume=resume, **options))
+        beam = choose(self.alphabet, decoder, lm, hotwords)
+        return iter(transcribe_files(_Decoding(self, beam) if beam else self, paths, out, resume, **options))
+
+    def stream(self, **options: Any) -> Stream:
+        """Live audio in, words out: see :class:`speechkit.asr.stream.Stream`; `options` are those of `StreamOptions`.
+
+        Raises PlanError for lengths that leave nothing to transcribe, or an option that does not exist.
+        """
+        from speechkit.asr.stream import Stream, StreamOptions
+
+        return Stream(self, _made(StreamOptions, "a stream", options))
 
     def self_check(self) -> Check:
         """Measure on this machine whether batched equals single; printing the result gives one line."""
@@ -157,7 +264,7 @@ class Recognizer:
         """Winning token per frame of each clip (T,), in `windows`, or in one pass when they are None."""
         if windows is None:
             return self.batcher.run(clips, self._best)
-        rows = self._through(clips, [_Meter() for _ in clips], self._best, windows=windows)
+        rows = self._through(clips, [Meter() for _ in clips], self._best, windows=windows)
         return [self._joined(parts) for parts in rows]
 
     def words_of(self, path: decode.BestPath, samples: int) -> tuple[Word, ...]:
@@ -167,7 +274,7 @@ class Recognizer:
     def _through(
         self,
         items: Sequence[Any],
-        meters: Sequence[_Meter],
+        meters: Sequence[Meter],
         forward: Callable[[list[Any]], Sequence[Any]],
         silence: Callable[[int], Any] | None = None,
         windows: longform.Windows | None = None,
@@ -185,6 +292,16 @@ class Recognizer:
         self._flush(pool, rows, forward, silence)
         return rows
 
+    def _searched(self, items: Sequence[Any], meters: Sequence[Meter], beam: BeamDecoder) -> list[decode.BestPath]:
+        """The best path of each item under a beam search; of the frames only what it looks at is held."""
+        from speechkit.asr.emissions import Emissions
+
+        def forward(clips: list[Samples]) -> list[Emissions]:
+            return [beam.emissions(rows) for rows in self.forward(clips)]
+
+        rows = self._through(items, meters, forward, Emissions.silence)
+        return [found[0].path for found in beam.decode([Emissions.join(parts) for parts in rows])]
+
     def _flush(
         self,
         pool: Sequence[tuple[int, longform.Piece]],
@@ -201,7 +318,7 @@ class Recognizer:
             rows[index].append(row[piece.first : piece.stop])
 
     def _pieces(
-        self, items: Sequence[Any], meters: Sequence[_Meter], windows: longform.Windows | None
+        self, items: Sequence[Any], meters: Sequence[Meter], windows: longform.Windows | None
     ) -> Iterator[tuple[int, longform.Piece]]:
         windows = windows or longform.Windows.of(self.window_s, self.overlap_s, self.grid)
         for index, (item, meter) in enumerate(zip(items, meters, strict=True)):
@@ -225,16 +342,40 @@ class Recognizer:
 
     def _log_probs(self, clips: Sequence[Samples]) -> torch.Tensor:
         """(T_b,) each → (B, F, V) float32 natural log on the device; rows past a clip's own frames mean nothing."""
+
+        def run(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+            logits = self.model(values, attention_mask=mask).logits
+            return torch.as_tensor(logits.float().log_softmax(dim=-1))
+
+        return self._run(clips, run)
+
+    def _states(self, clips: Sequence[Samples], layers: Sequence[int]) -> list[list[Samples]]:
+        """(T_b,) each → per clip the hidden states (F_b, D) float32 of `layers`."""
+
+        def run(values: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
+            base = getattr(self.model, self.model.base_model_prefix)
+            states = base(values, attention_mask=mask, output_hidden_states=True).hidden_states
+            return [states[layer].float().cpu() for layer in layers]
+
+        states = self._run(clips, run)
+        sizes = [self.grid.frames(len(clip)) for clip in clips]
+        return [[state[b, :size].numpy() for state in states] for b, size in enumerate(sizes)]
+
+    def _run(self, clips: Sequence[Samples], model: Callable[[torch.Tensor, torch.Tensor | None], Result]) -> Result:
+        """Normalise and pad, tell the norms the lengths, and hand values and mask to `model`."""
         samples = [len(clip) for clip in clips]
         ready = [batch.normalise(clip) if self.extractor.do_normalize else clip for clip in clips]
         # nothing to mask: no mask, so that the result is that of the plain model, bit for bit
         ragged = min(samples) < max(samples)
         values = torch.from_numpy(batch.pad(ready)).to(self.device, self.model.dtype)
         mask = _mask(samples).to(self.device) if ragged else None
-        with self._lock, torch.inference_mode(), _exact(self.device, self.dtype):
-            with masks.lengths_known(self.model, samples if ragged else None):
-                logits = self.model(values, attention_mask=mask).logits
-            return torch.as_tensor(logits.float().log_softmax(dim=-1))
+        with (
+            self._lock,
+            torch.inference_mode(),
+            _exact(self.device, self.dtype),
+            masks.lengths_known(self.model, samples if ragged else None),
+        ):
+            return model(values, mask)
 
     def _best(self, clips: Sequence[Samples]) -> list[decode.BestPath]:
         """(T_b,) each → winning tokens; only two numbers per frame leave the device."""
@@ -250,43 +391,42 @@ class Recognizer:
     def _joined(parts: Sequence[decode.BestPath]) -> decode.BestPath:
         return decode.BestPath(np.concatenate([p.ids for p in parts]), np.concatenate([p.scores for p in parts]))
 
-    def _transcript(self, path: decode.BestPath, meter: _Meter, keep_words: bool) -> Transcript:
+    def _transcript(self, path: decode.BestPath, meter: Meter, keep_words: bool) -> Transcript:
         words = self.words_of(path, meter.samples)
+        told = self._told(decode.text_of(words), words, meter)
+        return told if keep_words else replace(told, words=())
+
+    def _told(self, text: str, words: tuple[Word, ...], meter: Meter, notes: tuple[str, ...] = ()) -> Transcript:
         return Transcript(
-            text=decode.text_of(words),
-            words=words if keep_words else (),
+            text=text,
+            words=words,
             language=self.language,
             duration_s=meter.samples / self.grid.rate,
             confidence=float(np.mean([word.confidence for word in words])) if words else 1.0,
             model=self.name,
-            warnings=meter.warnings(self.grid.rate),
+            warnings=(*meter.warnings(self.grid.rate), *notes),
         )
 
 
-class _Meter:
-    """Counts what passes: length, peak and clipped samples of one input, for its transcript's warnings."""
+class _Decoding:
+    """A recogniser with a decoder, as `transcribe_files` wants one: another decoder is another model to it."""
 
-    def __init__(self) -> None:
-        self.samples = self.clipped = 0
-        self.peak = 0.0
+    def __init__(self, recognizer: Recognizer, decoder: BeamDecoder) -> None:
+        self.recognizer, self.decoder = recognizer, decoder
+        self.name, self.device = recognizer.name, recognizer.device
+        self.identity = f"{recognizer.identity} {decoder.identity}"
 
-    def watch(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
-        for block in blocks:
-            size = np.abs(block)
-            self.samples += len(block)
-            self.peak = max(self.peak, float(size.max(initial=0.0)))
-            self.clipped += int((size >= CLIPPED_LEVEL).sum())
-            yield block
+    def transcribe(self, audio: Any) -> Any:
+        return self.recognizer.transcribe(audio, decoder=self.decoder)
 
-    def warnings(self, rate: int) -> tuple[str, ...]:
-        notes = []
-        if self.peak < SILENT_PEAK:
-            notes.append(f"silent: the loudest sample is {self.peak:.1e} of full scale")
-        if self.samples < SHORT_S * rate:
-            notes.append(f"very short: {self.samples / rate:.2f} s, less than a syllable")
-        if self.clipped > CLIPPED_SHARE * self.samples:
-            notes.append(f"clipped: {self.clipped / self.samples:.0%} of the samples are at full scale")
-        return tuple(notes)
+
+def _made(kind: type[Options], what: str, given: Mapping[str, Any]) -> Options:
+    """Options by name → their dataclass. Raises PlanError for a name that it does not have."""
+    known = [option.name for option in fields(cast("Any", kind))]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise PlanError(f"{what} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return kind(**given)
 
 
 def _mask(samples: Sequence[int]) -> torch.Tensor:

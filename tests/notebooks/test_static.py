@@ -67,8 +67,13 @@ def test_every_config_line_is_a_form_field_on_one_line_and_the_profile_can_be_ov
 
 def test_setup_installs_in_colab_only_and_from_the_tag_of_this_version(path: Path) -> None:
     setup = _setup(path)
-    installs = [line for line in setup.splitlines() if "pip install" in line]
-    assert installs == ['    %pip install -q {pins} "speechkit @ git+{REPOSITORY}@{TAG}"']
+    [install] = [line for line in setup.splitlines() if "pip install" in line]
+    wanted = re.fullmatch(
+        r' {4}%pip install -q \{pins\} "speechkit(\[[a-z,]+\])? @ git\+\{REPOSITORY\}@\{TAG\}"', install
+    )
+    assert wanted and set(filter(None, (wanted[1] or "").strip("[]").split(","))) <= set(
+        PROJECT["optional-dependencies"]
+    )
     conditions = [ast.unparse(node.test) for node in _tree(setup).body if isinstance(node, ast.If)]
     assert conditions == ["'google.colab' in sys.modules"]
     assert f'TAG = "v{PROJECT["version"]}"' in setup
@@ -83,7 +88,7 @@ def test_setup_keeps_the_versions_that_colab_brings(path: Path) -> None:
 def test_setup_in_colab_names_every_kept_version_to_pip(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = re.sub(r'^REPOSITORY = ".*"$', 'REPOSITORY = "https://x.org/r"', _setup(path), flags=re.MULTILINE)
     asked = _run_setup_as_in_colab(setup, monkeypatch)
-    assert asked[-1].endswith(f'"speechkit @ git+https://x.org/r@v{PROJECT["version"]}"')
+    assert re.search(rf'"speechkit(\[.*\])? @ git\+https://x.org/r@v{re.escape(PROJECT["version"])}"$', asked[-1])
     assert {f"{name}=={version(name)}" for name in NEVER_MOVED} <= set(asked[-1].split())
 
 
