@@ -142,6 +142,15 @@ print(flat)
 sound_map(flat.points, [w.samples for w in words], said, texts, title="words, last layer")
 
 # %% [markdown]
+# The same as a still picture, for a paper or a report, here by voice: colours that mix say that the last layer does not
+# sort by who spoke.
+
+# %%
+from speechkit.evaluation.plots import scatter
+
+scatter(flat.points, voices, "voices, last layer")
+
+# %% [markdown]
 # ## A store, and the nearest clip
 #
 # For a collection that does not fit into memory, `embed_rows` reads any stream of rows, writes vectors and a manifest

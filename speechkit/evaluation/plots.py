@@ -12,7 +12,20 @@ import numpy as np
 
 from speechkit.errors import DataError
 from speechkit.evaluation.calibration import BeforeAfter
-from speechkit.widgets.palette import ACCENT, INK, KINDS, LEVELS, LINE, PANEL, PAPER, SOFT, Theme, figure_theme
+from speechkit.widgets.palette import (
+    ACCENT,
+    INK,
+    KINDS,
+    LEVELS,
+    LINE,
+    OUTLINES,
+    PANEL,
+    PAPER,
+    SOFT,
+    Theme,
+    figure_theme,
+    legend_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +39,7 @@ if TYPE_CHECKING:
     from speechkit.evaluation.reliability import Reliability
     from speechkit.evaluation.review import ReviewQueue
 
-__all__ = ["latency_curve", "layer_curve", "reliability_diagram", "review_curve"]
+__all__ = ["latency_curve", "layer_curve", "reliability_diagram", "review_curve", "scatter"]
 
 WIDE_IN, TALL_IN = 4.4, 5.2  # one panel of a diagram
 LOW = LEVELS[2].shade  # gaps are drawn like doubtful words
@@ -147,6 +160,38 @@ def latency_curve(scores: Sequence[StreamScore], theme: Theme | Literal["auto"] 
     axes.set_xlim(0, 1.08 * np.fmax.reduce(p95, initial=1.0))
     _dress(axes, kind)
     axes.legend(frameon=False, labelcolor=SOFT.of(kind))
+    return figure
+
+
+def scatter(
+    points: NDArray[np.floating], labels: Sequence[str], title: str = "", theme: Theme | Literal["auto"] = "auto"
+) -> Figure:
+    """A projection (N, 2) as a picture, a colour and a shape for each label: the still twin of `widgets.sound_map`.
+
+    The commonest labels have kinds of their own, the rest is "other". One scale for both directions. Raises DataError
+    for another shape and for a number of labels that is not that of the points.
+    """
+    import matplotlib.pyplot as plt
+
+    if np.ndim(points) != 2 or np.shape(points)[1] != 2 or len(points) != len(labels):
+        raise DataError(f"points of shape {np.shape(points)} and {len(labels)} labels; give (N, 2) and N labels")
+    kind = figure_theme(theme)
+    figure, axes = plt.subplots(figsize=(1.6 * WIDE_IN, WIDE_IN), layout="constrained", facecolor=PAPER.of(kind))
+    plt.close(figure)
+    names, kinds = legend_of(labels)
+    for number, (name, drawn) in enumerate(zip(names, KINDS, strict=False)):
+        chosen = np.asarray(points)[np.array(kinds) == number]
+        marker: Any = (
+            [(x, -y) for x, y in OUTLINES[drawn.shape]] if drawn.shape in OUTLINES else "o"
+        )  # SVG counts downwards
+        axes.scatter(
+            chosen[:, 0], chosen[:, 1], s=42, marker=marker, color=drawn.shade.of(kind), label=f"{name} {len(chosen)}"
+        )
+    axes.set(aspect="equal", xticks=[], yticks=[])
+    axes.set_title(title, color=INK.of(kind), fontsize=11)
+    _dress(axes, kind)
+    if names:
+        axes.legend(frameon=False, labelcolor=SOFT.of(kind), loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

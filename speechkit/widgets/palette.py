@@ -7,8 +7,12 @@ The style sheets in `static/` repeat these values, because a style sheet cannot 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "ACCENT",
@@ -28,6 +32,7 @@ __all__ = [
     "Shade",
     "card",
     "figure_theme",
+    "legend_of",
     "level",
 ]
 
@@ -107,6 +112,8 @@ OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "pole": ((-0.5, -1.3), (0.5, -1.3), (0.5, 1.3), (-0.5, 1.3)),
 }  # fmt: skip
 
+OTHER = "other"  # the label of all that have no kind of their own
+
 # after Okabe & Ito (2008), darkened or lightened until each has a contrast of 3 on its paper
 KINDS = (
     Kind("circle", Shade("#0b62c4", "#56b4e9")),
@@ -139,6 +146,15 @@ def figure_theme(theme: Theme | Literal["auto"] = "auto") -> Theme:
     from matplotlib.colors import to_rgb
 
     return "light" if sum(to_rgb(mpl.rcParams["figure.facecolor"])) > 1.5 else "dark"
+
+
+def legend_of(labels: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Labels → names in the legend (commonest first), and the place of each label in it."""
+    ranked = [name for name, _ in sorted(Counter(labels).items(), key=lambda item: (-item[1], item[0]))]
+    if len(ranked) > len(KINDS):
+        ranked = [*[name for name in ranked if name != OTHER][: len(KINDS) - 1], OTHER]
+    place = {name: kind for kind, name in enumerate(ranked)}
+    return ranked, [place.get(label, len(ranked) - 1) for label in labels]
 
 
 def level(confidence: float) -> Level:

@@ -18,7 +18,7 @@ import traitlets as t
 
 from speechkit import audio as sound
 from speechkit.errors import DataError, SpeechkitError
-from speechkit.widgets.palette import KINDS, SOFT, card
+from speechkit.widgets.palette import KINDS, SOFT, card, legend_of
 from speechkit.widgets.player import MIME
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 
     from speechkit.widgets.player import Format
 
-__all__ = ["SoundMap", "legend_of", "map_html", "map_text", "placed", "sound_map"]
+__all__ = ["SoundMap", "map_html", "map_text", "placed", "sound_map"]
 
 STATIC = Path(__file__).parent / "static"
-OTHER = "other"
 WIDE, TALL, EDGE = 640, 360, 24  # of the picture, live and static
 SIZE, LEAST = 5.0, 3.0  # of a point: among few, and among thousands
 NAMED = 400  # beyond so many points the static twin draws them without their texts: it is saved with the notebook
@@ -136,15 +135,6 @@ def placed(points: NDArray[np.floating]) -> NDArray[np.float64]:
     spread = high - low
     scale = min((r / s for r, s in zip(room, spread, strict=True) if s > 0), default=0.0)
     return (points - (low + high) / 2) * [scale, -scale] + [WIDE / 2, TALL / 2]
-
-
-def legend_of(labels: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Labels → names in the legend (commonest first), and the place of each label in it."""
-    ranked = [name for name, _ in sorted(Counter(labels).items(), key=lambda item: (-item[1], item[0]))]
-    if len(ranked) > len(KINDS):
-        ranked = [*[name for name in ranked if name != OTHER][: len(KINDS) - 1], OTHER]
-    place = {name: kind for kind, name in enumerate(ranked)}
-    return ranked, [place.get(label, len(ranked) - 1) for label in labels]
 
 
 def map_html(points: NDArray[np.floating], texts: Sequence[str], labels: Sequence[str], title: str = "") -> str:

@@ -11,12 +11,12 @@ from matplotlib.colors import to_hex
 from speechkit.errors import DataError
 from speechkit.evaluation.calibration import before_and_after
 from speechkit.evaluation.judge import Judged
-from speechkit.evaluation.plots import layer_curve, reliability_diagram, review_curve
+from speechkit.evaluation.plots import layer_curve, reliability_diagram, review_curve, scatter
 from speechkit.evaluation.probe import LayerScore, Probe
 from speechkit.evaluation.reliability import reliability
 from speechkit.evaluation.review import errors_found, review_queue
 from speechkit.types import Transcript, Word
-from speechkit.widgets.palette import ACCENT, PAPER
+from speechkit.widgets.palette import ACCENT, KINDS, PAPER
 
 
 def rows(count: int = 2000) -> Judged:
@@ -104,3 +104,31 @@ def test_the_layer_curve_draws_every_probe_with_its_own_mark_and_its_chance():
     assert list(axes.get_xticks()) == [0, 1] and plt.get_fignums() == []
     with pytest.raises(DataError, match="no probes to draw"):
         layer_curve([])
+
+
+def test_a_scatter_has_a_colour_a_shape_and_a_line_in_the_legend_for_each_label():
+    points = np.array([[0.0, 1.0], [0.5, -1.0], [-0.5, 0.0], [0.2, 0.3]])
+    figure = scatter(points, ["b", "a", "b", "c"], "four", theme="dark")
+    drawn = figure.axes[0].collections
+    assert [np.asarray(one.get_offsets()).tolist() for one in drawn] == [[[0, 1], [-0.5, 0]], [[0.5, -1]], [[0.2, 0.3]]]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["b 2", "a 1", "c 1"]
+    assert len({to_hex(one.get_facecolor()[0]) for one in drawn}) == 3
+    assert len({one.get_paths()[0].vertices.tobytes() for one in drawn}) == 3
+    assert to_hex(figure.get_facecolor()) == PAPER.dark
+
+
+def test_labels_beyond_the_kinds_share_the_last_one():
+    labels = [f"label {i % 11}" for i in range(44)]
+    figure = scatter(np.random.default_rng(0).normal(size=(44, 2)), labels)
+    assert len(figure.axes[0].collections) == len(KINDS)
+    assert figure.axes[0].get_legend().get_texts()[-1].get_text() == "other 16"
+
+
+@pytest.mark.parametrize(("points", "labels"), [(np.zeros((3, 2)), ["a"]), (np.zeros((3, 3)), list("abc"))])
+def test_points_and_labels_that_do_not_meet_are_told(points, labels):
+    with pytest.raises(DataError, match=r"points of shape \(3, [23]\) and [13] labels"):
+        scatter(points, labels)
+
+
+def test_a_scatter_of_nothing_is_an_empty_picture():
+    assert scatter(np.zeros((0, 2)), []).axes[0].collections[:] == []

@@ -12,8 +12,8 @@ import soundfile
 from scipy.spatial.distance import pdist
 
 from speechkit.errors import AudioError, DataError
-from speechkit.widgets.palette import KINDS
-from speechkit.widgets.sound_map import EDGE, TALL, WIDE, legend_of, map_html, map_text, placed, sound_map
+from speechkit.widgets.palette import KINDS, legend_of
+from speechkit.widgets.sound_map import EDGE, TALL, WIDE, map_html, map_text, placed, sound_map
 
 POINTS = np.array([[-1.0, -1.0], [0.0, 0.5], [1.0, 1.0], [0.9, 1.0]])
 SOUNDS = [np.full(1600 * (n + 1), 0.1 * n, np.float32) for n in range(2)] + ["none.wav", None]
