@@ -1,0 +1,83 @@
+"""What a training run reported, step by step. In: points, or the file that a run writes. Out: a `Curve`.
+
+Knows no torch and no widget: the trainer writes it, the live view and the notebooks read it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechkit.errors import DataError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+__all__ = ["Curve", "Point"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The state of a run at one step; a quantity that was not measured there is None."""
+
+    step: int
+    elapsed_s: float  # of training, over all sittings of a resumed run
+    loss: float | None = None  # mean since the point before
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    audio_s: float | None = None  # seconds of audio trained on so far, padding not counted
+    wer: float | None = None  # on the development set; 0.1 is 10 %
+    cer: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The points of one run in the order of their steps."""
+
+    points: tuple[Point, ...] = ()
+    steps: int = 0  # planned; 0 where the length is not known
+    name: str = field(default="", compare=False)
+
+    @property
+    def last(self) -> Point | None:
+        return self.points[-1] if self.points else None
+
+    @property
+    def best(self) -> Point | None:
+        """The point with the lowest WER, the earliest of equals; None before the first evaluation."""
+        scored = [point for point in self.points if point.wer is not None]
+        return min(scored, key=lambda point: point.wer or 0.0) if scored else None
+
+    @property
+    def time_left_s(self) -> float | None:
+        """At the mean pace so far; None while there is nothing to go by."""
+        if not self.steps or self.last is None or not self.last.step:
+            return None
+        return self.last.elapsed_s / self.last.step * max(0, self.steps - self.last.step)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """JSON lines: a head with the plan, then one point a line. The inverse of :meth:`load`."""
+        head = json.dumps({"steps": self.steps, "name": self.name}, ensure_ascii=False)
+        rows = [json.dumps({key: value for key, value in asdict(p).items() if value is not None}) for p in self.points]
+        Path(path).write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Curve:
+        """Raises DataError for a file that is no curve. A last line cut short by a crash is left out."""
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        try:
+            head = json.loads(lines[0])
+            steps, name = int(head["steps"]), str(head["name"])
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is no training curve: its first line should name steps and name") from error
+        points = []
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                points.append(Point(**json.loads(line)))
+            except (TypeError, ValueError) as error:
+                if number == len(lines):
+                    break
+                raise DataError(f"{path}, line {number}: no point of a training curve: {line[:80]!r}") from error
+        return cls(tuple(points), steps, name)
