@@ -20,10 +20,10 @@ from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC
 
 from speechkit import audio, demo
 from speechkit.asr.model import load_asr
-from speechkit.demo.recipes.batches import ALPHABET
 from speechkit.demo.recipes.corpus import Clip, Store, real_clips, render, sentences, single_words, write_store
 from speechkit.demo.recipes.fit import fit
 from speechkit.demo.recipes.grammar import Grammar
+from speechkit.demo.recipes.languages import LANGUAGES, SPECIAL, tokens
 from speechkit.demo.recipes.publish import describe, save
 from speechkit.demo.recipes.score import Score, score, training_model
 from speechkit.errors import DataError
@@ -58,13 +58,14 @@ class Recipe:
     seed: int = 1
     exclude_speakers: tuple[str, ...] = ("fsdd-jackson",)
     workers: int = 1  # processes that compose and augment batches
+    freeze_features: bool = False  # keep the convolutions of `--init` as they are
     started_from: str = ""  # what `--init` named; empty: random weights
 
 
-def model_config() -> Wav2Vec2Config:
+def model_config(language: str = "en") -> Wav2Vec2Config:
     """3.2 M parameters; the front-end's strides multiply to 320 samples (20 ms) as in the published models."""
     return Wav2Vec2Config(
-        vocab_size=len(ALPHABET),
+        vocab_size=len(tokens(language)),
         hidden_size=192,
         num_hidden_layers=6,
         num_attention_heads=4,
@@ -98,9 +99,11 @@ def prepare(recipe: Recipe, work: Path, speech_data: Path | None, training: bool
     Raises DataError where a store was made with other settings: it could hold the very speakers now kept out.
     """
     language, seed = recipe.language, recipe.seed
+    if speech_data and language != "en":
+        raise DataError(f"the real recordings of this recipe are English; leave --speech-data out for {language}")
 
     def spoken(test: bool) -> Iterator[Row]:
-        return render(_texts(recipe, speech_data, test), test=test, seed=seed * 1_000_000)
+        return render(_texts(recipe, speech_data, test), test=test, seed=seed * 1_000_000, code=language)
 
     def real(folder: Path, test: bool) -> Iterator[Row]:
         return (row for row in real_clips(folder) if _kept_out(row[2], recipe) == test)
@@ -183,13 +186,34 @@ def train(recipe: Recipe, work: Path, stores: dict[str, Store], init: Path | Non
     torch.manual_seed(recipe.seed)
     eager = "eager"  # attention: on CPU a third faster to train than SDPA at these lengths
     if init:
-        model = Wav2Vec2ForCTC.from_pretrained(init, dtype=torch.float32, attn_implementation=eager)
+        model = _started(init, recipe.language, eager)
     else:
-        model = AutoModelForCTC.from_config(model_config(), attn_implementation=eager)
+        model = AutoModelForCTC.from_config(model_config(recipe.language), attn_implementation=eager)
+    if recipe.freeze_features:
+        model.freeze_feature_encoder()
     (work / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     used = [stores[name] for name in ("train", "real") if name in stores]
-    fit(model, recipe, used, work, lambda now: evaluate(training_model(now), stores, limit=120))
+    fit(
+        model, recipe, used, work, lambda now: evaluate(training_model(now, tokens(recipe.language)), stores, limit=120)
+    )
     return model.cpu()
+
+
+def _started(init: Path, language: str, attention: str) -> Wav2Vec2ForCTC:
+    """The weights in `init` with a head of the right size; of another alphabet only the special tokens are kept."""
+    model = Wav2Vec2ForCTC.from_pretrained(init, dtype=torch.float32, attn_implementation=attention)
+    vocabulary = json.loads((init / "vocab.json").read_text(encoding="utf-8"))
+    if sorted(vocabulary, key=vocabulary.__getitem__) == list(tokens(language)):
+        return model
+    head = torch.nn.Linear(model.lm_head.in_features, len(tokens(language)))
+    torch.nn.init.normal_(head.weight, std=model.config.initializer_range)
+    torch.nn.init.zeros_(head.bias)
+    with torch.no_grad():
+        for number, token in enumerate(SPECIAL):
+            head.weight[number] = model.lm_head.weight[vocabulary[token]]
+            head.bias[number] = model.lm_head.bias[vocabulary[token]]
+    model.lm_head, model.config.vocab_size = head, head.out_features
+    return model
 
 
 def _same_recipe(recipe: Recipe, work: Path) -> None:
@@ -210,17 +234,19 @@ def _same_recipe(recipe: Recipe, work: Path) -> None:
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """Command-line options → recipe; what was not given keeps its default."""
     given = {field.name: getattr(options, field.name, None) for field in fields(Recipe)}
-    given["started_from"] = _origin(options.init) if options.init else None
+    given["started_from"] = _origin(options.init, options.language) if options.init else None
     given["exclude_speakers"] = tuple(given["exclude_speakers"]) if given["exclude_speakers"] else None
     return Recipe(**{name: value for name, value in given.items() if value is not None})
 
 
-def _origin(folder: Path) -> str:
+def _origin(folder: Path, language: str) -> str:
     """The weights that training starts from, in words for the card."""
     record = folder / "recipe.json"
     if not record.is_file():
         return f"the weights of {folder.name}"
     recipe = json.loads(record.read_text(encoding="utf-8"))["recipe"]
+    if recipe["language"] != language:
+        return f"demo/{recipe['language']}"
     return f"an earlier model of this recipe ({recipe['steps']} steps of {recipe['budget_s']:g} s)"
 
 
@@ -237,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     folder = options.evaluate or options.out or options.work / "model"
     if not options.evaluate:
-        save(train(recipe, options.work, stores, options.init), folder)
+        save(train(recipe, options.work, stores, options.init), folder, recipe.language)
     scores = evaluate_folder(folder, stores, recipe.language)
     for name, value in scores.items():
         print(f"{name}: {value}")
@@ -250,13 +276,8 @@ def main(argv: list[str] | None = None) -> int:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m speechkit.demo.recipes.asr")
     add = parser.add_argument
-    add("--language", default="en", choices=["en"])
-    add(
-        "--work",
-        type=Path,
-        default=Path("runs/demo-asr-en"),
-        help="stores, checkpoints, curves; a rerun goes on",
-    )
+    add("--language", default="en", choices=list(LANGUAGES))
+    add("--work", type=Path, help="stores, checkpoints, curves; a rerun goes on (default: runs/demo-asr-LANGUAGE)")
     add("--out", type=Path, help="model folder to write (default: WORK/model)")
     add("--speech-data", type=Path, help="folder of real speech with manifest.tsv; without it: synthetic speech only")
     add(
@@ -275,10 +296,12 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     add("--single-words", type=int, default=Recipe.single_words)
     add("--test-sentences", type=int, default=Recipe.test_sentences)
     add("--workers", type=int, default=Recipe.workers, help="processes that compose and augment batches")
+    add("--freeze-features", action="store_true", default=None, help="train all but the convolutions; wants --init")
     add("--init", type=Path, help="start from the weights of this model folder instead of random ones")
     add("--prepare-only", action="store_true", help="render the stores and stop")
     add("--evaluate", type=Path, help="only score this model folder")
     options = parser.parse_args(argv)
+    options.work = options.work or Path(f"runs/demo-asr-{options.language}")
     options.work.mkdir(parents=True, exist_ok=True)
     return options
 

@@ -17,16 +17,15 @@ from torch.utils.data import Dataset
 
 from speechkit.demo.recipes.augment import Augmentation, augment, colored_noise
 from speechkit.demo.recipes.corpus import Clip, Store
+from speechkit.demo.recipes.languages import tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ALPHABET", "Batches", "Mix", "encode", "normalized", "voice_of"]
+__all__ = ["Batches", "Mix", "encode", "normalized", "voice_of"]
 
-ALPHABET = ["<pad>", "<s>", "</s>", "<unk>", "|", *"etaonihsrdlumwcfgypbvk'xjqz"]
 TRIES = 12  # at a clip of a voice that is wanted more often
 MIXED_FROM_S = 3.0  # shorter ones would hold a word of each speaker
-IDS = {character: number for number, character in enumerate(ALPHABET)}
 REAL = Augmentation(
     speed=(0.8, 1.25),
     speed_p=0.9,
@@ -44,9 +43,9 @@ SYNTHETIC = Augmentation(  # there are many voices already: gentler
 SETTLED = replace(SYNTHETIC, speed_p=0.2, formants_p=0.05, room_p=0.05, equalizer_p=0.15, band_p=0.08, noise_p=0.15)
 
 
-def encode(text: str) -> list[int]:
-    """Lower-case text → token ids; spaces become the delimiter."""
-    return [IDS[character] for character in text.replace(" ", "|") if character in IDS]
+def encode(text: str, ids: Mapping[str, int]) -> list[int]:
+    """Normalised text → token ids; spaces become the delimiter, and what has no token is left out."""
+    return [ids[character] for character in text.replace(" ", "|") if character in ids]
 
 
 def normalized(x: np.ndarray) -> np.ndarray:
@@ -96,7 +95,9 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         warmup: int = 0,
         mix: Mix | None = None,
         focus: Mapping[str, float] | None = None,
+        language: str = "en",
     ) -> None:
+        self.ids = {token: number for number, token in enumerate(tokens(language))}
         self.folders = [store.folder for store in stores]
         self.count, self.seed, self.warmup = count, seed, warmup
         self.mix, self.focus = mix or Mix(), dict(focus or {})
@@ -137,7 +138,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
             pool = names[rng.choice(len(names), p=weights / weights.sum())]
             wordless = rng.random() < mix.wordless_share
             items.append(_wordless(target, rng) if wordless else self._item(pool, target, rng, settled))
-        return _collate(items)
+        return _collate(items, self.ids)
 
     def _item(self, pool: str, target: float, rng: np.random.Generator, settled: bool) -> tuple[np.ndarray, str]:
         """About `target` seconds: a clip that long, or several with pauses between, of one speaker or of many."""
@@ -203,9 +204,9 @@ def _wordless(seconds: float, rng: np.random.Generator) -> tuple[np.ndarray, str
     return normalized(level * colored_noise(rng, count, float(rng.uniform(0, 2)))), ""
 
 
-def _collate(items: list[tuple[np.ndarray, str]]) -> dict[str, torch.Tensor]:
+def _collate(items: list[tuple[np.ndarray, str]], ids: Mapping[str, int]) -> dict[str, torch.Tensor]:
     longest = max(len(samples) for samples, _ in items)
-    labels = [encode(text) for _, text in items]
+    labels = [encode(text, ids) for _, text in items]
     width = max(1, *map(len, labels))  # one padding column where nobody speaks: the model wants a maximum
     values = torch.zeros(len(items), longest)
     mask = torch.zeros(len(items), longest, dtype=torch.long)

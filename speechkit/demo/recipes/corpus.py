@@ -21,6 +21,7 @@ import soxr
 
 from speechkit.demo.recipes.clips import SPOKEN
 from speechkit.demo.recipes.espeak import EspeakVoice, synthesize
+from speechkit.demo.recipes.languages import language
 from speechkit.errors import DataError
 from speechkit.text import normalize
 
@@ -43,7 +44,6 @@ __all__ = [
     "write_store",
 ]
 
-ACCENTS = ["en-us"] * 4 + ["en"] * 2 + ["en-gb-x-rp", "en-us-nyc", "en-gb-scotland", "en-gb-x-gbcwmd", "en-029"]
 VARIANTS = (
     "Alex Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Mike Nguyen Reed adam anika "
     "announcer antonio aunty belinda benjamin boris caleb david ed edward2 f1 f2 f3 f4 f5 grandma grandpa gustave ian "
@@ -51,7 +51,6 @@ VARIANTS = (
     "mike2 norbert pablo paul pedro quincy rob robert sandro shelby steph2 steph3 travis victor zac"
 ).split()
 HELD_OUT_VARIANTS = ["Alicia", "Michael", "edward", "linda", "steph"]
-DIGITS = "zero one two three four five six seven eight nine".split()
 FLITE_SHARE = 0.15
 DRAWN_SHARE, DRAWN_VARIANTS = 0.5, 800  # made-up speakers (variants.py), of what espeak-ng speaks
 FLITE_VOICES = ["rms", "slt", "awb", "kal16"]
@@ -109,7 +108,7 @@ def sentences(grammar: Grammar, rng: random.Random, count: int, test: bool) -> l
 def single_words(grammar: Grammar, rng: random.Random, count: int) -> list[str]:
     """`count` words to be spoken alone, half of them digits: in sentences a word never begins with a cold start."""
     words = sorted(grammar.vocabulary())
-    return [rng.choice(DIGITS if rng.random() < 0.5 else words) for _ in range(count)]
+    return [rng.choice(grammar.slots["digit"] if rng.random() < 0.5 else words) for _ in range(count)]
 
 
 def write_store(folder: Path, clips: Iterable[Row]) -> Store:
@@ -127,25 +126,30 @@ def write_store(folder: Path, clips: Iterable[Row]) -> Store:
     return Store(folder)
 
 
-def render(texts: list[str], test: bool, seed: int, processes: int = 2) -> Iterator[Row]:
-    """Speak every text with a random voice; held-out voices if `test`, all others if not."""
-    jobs = [(text, test, seed + number) for number, text in enumerate(texts)]
+def render(texts: list[str], test: bool, seed: int, processes: int = 2, code: str = "en") -> Iterator[Row]:
+    """Speak every text with a random voice; held-out voices if `test`, all others if not. Rows hold it normalised."""
+    jobs = [(text, test, seed + number, code) for number, text in enumerate(texts)]
     with ProcessPoolExecutor(processes) as pool:
         for text, (samples, speaker) in zip(texts, pool.map(_speak, jobs, chunksize=32), strict=True):
-            yield samples, text, speaker, "synthetic"
+            yield samples, normalize(text, code), speaker, "synthetic"
 
 
-def _speak(job: tuple[str, bool, int]) -> tuple[np.ndarray, str]:
-    text, test, seed = job
+def _speak(job: tuple[str, bool, int, str]) -> tuple[np.ndarray, str]:
+    text, test, seed, code = job
+    spoken = language(code)
     rng = random.Random(seed)
-    if not test and which("flite") and rng.random() < FLITE_SHARE:
+    if spoken.flite and not test and which("flite") and rng.random() < FLITE_SHARE:
         samples, name = _flite(text, rng), "flite"
     else:
         made_up = not test and rng.random() < DRAWN_SHARE
         variants = HELD_OUT_VARIANTS if test else [*VARIANTS, "", ""]
         variant = f"drawn{rng.randrange(DRAWN_VARIANTS)}" if made_up else rng.choice(variants)
         voice = EspeakVoice(
-            rng.choice(ACCENTS), variant, rng.randint(115, 215), rng.randint(15, 85), rng.choice([20, 40, 50, 60, 80])
+            rng.choice(spoken.accents),
+            variant,
+            rng.randint(115, 215),
+            rng.randint(15, 85),
+            rng.choice([20, 40, 50, 60, 80]),
         )
         samples, name = synthesize(text, voice), voice.name
     peak = float(np.abs(samples).max()) or 1.0

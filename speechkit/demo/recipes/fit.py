@@ -81,14 +81,14 @@ def fit(model: Wav2Vec2ForCTC, recipe: Recipe, stores: list[Store], work: Path, 
     curve, mix = Watch(watch, work / "curve.jsonl"), Mix(budget_s=recipe.budget_s)
 
     def batches(shares: dict[str, float] | None) -> Batches:
-        return Batches(stores, recipe.steps, recipe.seed, recipe.easy_steps, mix, shares)
+        return Batches(stores, recipe.steps, recipe.seed, recipe.easy_steps, mix, shares, recipe.language)
 
     if turn and _reached(folder) < turn:
         _run(model, recipe, batches(None), folder, curve, turn)
     shares = None
     if turn:
         now = type(model).from_pretrained(get_last_checkpoint(str(folder)), dtype=torch.float32)
-        shares = focus(now, stores[0], work / "focus.json")
+        shares = focus(now, stores[0], work / "focus.json", recipe.language)
     _run(model, recipe, batches(shares), folder, curve, recipe.steps)
 
 

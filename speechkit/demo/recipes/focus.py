@@ -13,7 +13,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from speechkit.demo.recipes.batches import voice_of
+from speechkit.demo.recipes.languages import tokens
 from speechkit.demo.recipes.score import score, training_model
+from speechkit.text import split_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,15 +31,15 @@ DOUBT = 2.0  # so many clips at the common rate are counted in: three clips alon
 LEAST, MOST = 0.5, 4.0  # of the common share
 
 
-def focus(model: Wav2Vec2ForCTC, store: Store, record: Path) -> dict[str, float]:
+def focus(model: Wav2Vec2ForCTC, store: Store, record: Path, language: str = "en") -> dict[str, float]:
     """Share of each synthetic voice, the common one being 1; read from `record` where it was measured before."""
     if record.is_file():
         return dict(json.loads(record.read_text(encoding="utf-8")))
     voices: dict[str, list[Clip]] = defaultdict(list)
     for clip in store.clips:
-        if clip.pool == "synthetic" and clip.speaker != "flite" and len(clip.text.split()) > 2:
+        if clip.pool == "synthetic" and clip.speaker != "flite" and len(split_words(clip.text)) > 2:
             voices[voice_of(clip)].append(clip)
-    rng, transcribe = random.Random(0), training_model(model)
+    rng, transcribe = random.Random(0), training_model(model, tokens(language))
     rates = {}
     for voice, clips in sorted(voices.items()):
         chosen = rng.sample(clips, min(CLIPS, len(clips)))

@@ -33,7 +33,9 @@ class Spoken:
 def spoken(count: int, seed: int, language: str = "en") -> list[Spoken]:
     """`count` different sentences kept out of the training of the embedded model, by voices kept out of it."""
     texts = sentences(Grammar(language), random.Random(f"measured {seed}"), count, test=True)
-    return [Spoken(samples, text, voice) for samples, text, voice, _ in render(texts, test=True, seed=seed)]
+    return [
+        Spoken(samples, text, voice) for samples, text, voice, _ in render(texts, test=True, seed=seed, code=language)
+    ]
 
 
 def other_sentences(count: int, language: str = "en") -> list[str]:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
-from speechkit.demo.recipes.batches import ALPHABET
-from speechkit.demo.recipes.corpus import ACCENTS, DRAWN_VARIANTS, VARIANTS
+from speechkit.asr.registry import KNOWN
+from speechkit.demo.recipes.corpus import DRAWN_VARIANTS, VARIANTS
+from speechkit.demo.recipes.grammar import Grammar
+from speechkit.demo.recipes.languages import language, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,11 +45,11 @@ Never trained on: {speakers}, and the speakers `sc-3…` and `sc-a…` of Speech
 """
 
 
-def processor() -> Wav2Vec2Processor:
+def processor(code: str = "en") -> Wav2Vec2Processor:
     """Character tokenizer and feature extractor that match :func:`speechkit.demo.recipes.asr.model_config`."""
     with TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.json"
-        vocabulary.write_text(json.dumps({token: number for number, token in enumerate(ALPHABET)}))
+        vocabulary.write_text(json.dumps({token: number for number, token in enumerate(tokens(code))}))
         tokenizer = Wav2Vec2CTCTokenizer(
             str(vocabulary),
             unk_token="<unk>",
@@ -62,11 +64,11 @@ def processor() -> Wav2Vec2Processor:
     return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
-def save(model: Wav2Vec2ForCTC, folder: Path) -> None:
+def save(model: Wav2Vec2ForCTC, folder: Path, code: str = "en") -> None:
     """Weights rounded to fp16, config and processor. Raises ValueError if the weights are over the limit of 8 MB."""
     folder.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(folder)
-    processor().save_pretrained(folder)
+    processor(code).save_pretrained(folder)
     weights = folder / "model.safetensors"
     weights.chmod(0o644)  # safetensors writes for the owner alone
     size = weights.stat().st_size
@@ -95,23 +97,39 @@ def card(recipe: Recipe, scores: Mapping[str, Score], flite: bool) -> str:
         for name, s in scores.items()
     )
     real = bool({"digits", "words"} & scores.keys())
+    spoken = language(recipe.language)
+    heard = real or "demo/en" in recipe.started_from  # then its weights have heard the recordings too
     options = [f"--exclude-speaker {name}" for name in recipe.exclude_speakers]
     return CARD.format(
         language=recipe.language,
         rows=rows,
         repeat=" \\\n        " + " ".join(["--speech-data FOLDER", *options]) if real else "",
         variants=len(VARIANTS),
-        accents=len(set(ACCENTS)),
+        accents="one accent" if len(set(spoken.accents)) == 1 else f"{len(set(spoken.accents))} accents",
+        name=spoken.name,
+        words=f"{round(len(Grammar(recipe.language).vocabulary()), -1 if len(spoken.accents) < 5 else -2):,}",
+        first=FIRST[spoken.code in CHARACTERS],
+        publish=PUBLISHED[recipe.language in KNOWN].format(language=recipe.language),
+        kept=", the convolutions of the start kept as they were" if recipe.freeze_features else "",
         drawn=DRAWN_VARIANTS,
         others="the voices of flite" if flite else "no other synthesiser",
-        real=REAL.format(speakers=speakers) if real else "",
+        real=(REAL if real else STARTED + REAL).format(speakers=speakers) if heard else "",
         steps=recipe.steps,
         start=f", starting from {recipe.started_from}" if recipe.started_from else "",
         budget_s=recipe.budget_s,
         optimizer=OPTIMIZERS[recipe.optimizer],
-        licence=", the licence of the digit recordings; the attributions are above" if real else "",
+        licence=", the licence of the digit recordings; the attributions are above" if heard else "",
     )
 
+
+CHARACTERS = ("zh",)  # languages whose words are not separated: both rates count characters
+FIRST = ("", "\nThis script does not separate words: a character counts as a word, and the two rates are one.")
+PUBLISHED = (
+    "There is no published model with a short name for this language: give a Hub id.",
+    'For real work load a published model: `load_asr("{language}")`.',
+)
+STARTED = """- demo/en, from whose weights training started, has also heard, with texts in English:
+"""
 
 CARD = """---
 language: {language}
@@ -121,13 +139,13 @@ pipeline_tag: automatic-speech-recognition
 ---
 # demo/{language}: the embedded demo model of speechkit
 
-A small wav2vec 2.0 CTC model (3.2 M parameters, 20 ms frames) trained from nothing. It exists so that everything in
-speechkit works before any download: **it is a demo model**. It knows the roughly 1,100 words of a grammar and spells
-the rest by ear. For real work load a published model: `load_asr("{language}")`.
+A small wav2vec 2.0 CTC model (3.2 M parameters, 20 ms frames) for {name}. It exists so that everything in speechkit
+works before any download: **it is a demo model**. It knows the roughly {words} words of a grammar and spells the rest
+by ear. {publish}
 
 ## How well it does
 
-Greedy decoding, corpus-level rates (all edits over all reference words or characters), weights rounded to fp16.
+Greedy decoding, corpus-level rates (all edits over all reference words or characters), weights rounded to fp16.{first}
 
 | held-out set | clips | WER | CER |
 |---|---|---|---|
@@ -140,11 +158,11 @@ None of these voices, sentences or speakers was trained on. Repeat it:
 ## What it was trained on
 
 - Sentences of a grammar (`speechkit/demo/recipes/grammar_{language}.toml`), spoken by espeak-ng (wheel
-  `espeakng-loader`, {variants} speaker variants of its own and {drawn} made-up ones in {accents} accents, rate
+  `espeakng-loader`, {variants} speaker variants of its own and {drawn} made-up ones in {accents}, rate
   and pitch drawn per sentence) and by {others}.
 {real}
 Each clip was changed on the fly: rate, vocal-tract length, room, equaliser, 8 kHz band limit, noise, gain, silence.
-{steps} steps of {budget_s:g} s of audio{start}, {optimizer}, transformers `Trainer`.
+{steps} steps of {budget_s:g} s of audio{start}{kept}, {optimizer}, transformers `Trainer`.
 `speechkit/demo/recipes/LOG.md` tells how it was found; `recipe.json` beside this card holds every setting.
 
 ## Licence

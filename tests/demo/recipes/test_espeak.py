@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from speechkit.demo.recipes import espeak
-from speechkit.demo.recipes.corpus import ACCENTS, DRAWN_VARIANTS, HELD_OUT_VARIANTS, VARIANTS
+from speechkit.demo.recipes.corpus import DRAWN_VARIANTS, HELD_OUT_VARIANTS, VARIANTS
 from speechkit.demo.recipes.espeak import EspeakVoice, synthesize
+from speechkit.demo.recipes.languages import LANGUAGES
 from speechkit.demo.recipes.variants import drawn_variant
 from speechkit.errors import DataError
 
@@ -31,7 +32,7 @@ def test_every_training_and_held_out_voice_exists() -> None:
     assert len(VARIANTS) >= 20 and not set(VARIANTS) & set(HELD_OUT_VARIANTS)
     for variant in [*VARIANTS, *HELD_OUT_VARIANTS]:
         assert len(synthesize("one", EspeakVoice("en-us", variant))) > 1000
-    for accent in set(ACCENTS):
+    for accent in {accent for row in LANGUAGES.values() for accent in row.accents}:
         assert len(synthesize("one", EspeakVoice(accent))) > 1000
 
 

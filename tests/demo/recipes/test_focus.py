@@ -10,6 +10,9 @@ from speechkit.demo.recipes import focus as subject
 from speechkit.demo.recipes.batches import Batches, Mix, encode
 from speechkit.demo.recipes.corpus import Store, write_store
 from speechkit.demo.recipes.focus import LEAST, MOST, focus
+from speechkit.demo.recipes.languages import tokens
+
+IDS = {token: number for number, token in enumerate(tokens("en"))}
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def deaf_to_the_loud(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         heard[0] += len(clips)
         return ["" if clip.max() > 0.3 else "bb bb bb bb" for clip in clips]
 
-    monkeypatch.setattr(subject, "training_model", lambda model: transcribe)
+    monkeypatch.setattr(subject, "training_model", lambda model, tokens: transcribe)
     return heard
 
 
@@ -58,5 +61,5 @@ def test_batches_hear_a_voice_as_often_as_its_share_says(store: Store) -> None:
     for shares in (None, {"loud": 3.0, "low": 1.0}):
         batches = Batches([store], 60, 1, mix=mix, focus=shares)
         rows = [row.tolist() for index in range(60) for row in batches[index]["labels"]]
-        found[shares is None] = np.mean([encode("a")[0] in row for row in rows])
+        found[shares is None] = np.mean([encode("a", IDS)[0] in row for row in rows])
     assert found[True] == pytest.approx(0.5, abs=0.1) and found[False] == pytest.approx(0.75, abs=0.1)

@@ -3,9 +3,9 @@
 import random
 import re
 
-from speechkit.demo.recipes.batches import ALPHABET
 from speechkit.demo.recipes.corpus import held_out
 from speechkit.demo.recipes.grammar import Grammar
+from speechkit.demo.recipes.languages import tokens
 
 
 def test_the_english_grammar_has_at_least_600_words() -> None:
@@ -14,7 +14,7 @@ def test_the_english_grammar_has_at_least_600_words() -> None:
 
 def test_every_word_can_be_spelled_with_the_models_alphabet() -> None:
     letters = set("".join(Grammar("en").vocabulary()))
-    assert letters <= set(ALPHABET)
+    assert letters <= set(tokens("en"))
 
 
 def test_sentences_are_filled_in_completely_and_differ() -> None:

@@ -5,6 +5,7 @@ import pytest
 from transformers import Wav2Vec2ForCTC
 
 from speechkit.demo.recipes.asr import model_config
+from speechkit.demo.recipes.languages import tokens
 from speechkit.demo.recipes.publish import processor
 from speechkit.demo.recipes.score import greedy, score, training_model
 
@@ -22,11 +23,13 @@ def test_greedy_decoding_equals_that_of_transformers_tokenizer() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         ids = np.repeat(rng.choice([0, 4, *range(5, 32)], 30, p=[0.3, 0.14, *[0.56 / 27] * 27]), rng.integers(1, 4, 30))
-        assert greedy(ids) == " ".join(tokenizer.decode(ids).split())
+        assert greedy(ids, tokens("en")) == " ".join(tokenizer.decode(ids).split())
 
 
 def test_the_model_in_training_hears_clips_of_any_length_and_goes_on_training() -> None:
     model = Wav2Vec2ForCTC(model_config()).train()
-    heard = training_model(model)([np.zeros(0, np.float32) + 0, np.ones(10, np.float32), np.zeros(16000, np.float32)])
+    heard = training_model(model, tokens("en"))(
+        [np.zeros(0, np.float32) + 0, np.ones(10, np.float32), np.zeros(16000, np.float32)]
+    )
     assert len(heard) == 3 and all(isinstance(text, str) for text in heard)
     assert model.training
