@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechkit.text import alphabet, has_unspaced_script, normalize, split_words
+from speechkit.text import (
+    alphabet,
+    as_written,
+    from_jamo,
+    has_unspaced_script,
+    normalize,
+    split_words,
+    to_jamo,
+)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +117,67 @@ def test_scripts_without_spaces_are_recognised() -> None:
 def test_the_alphabet_is_what_normalised_texts_are_made_of() -> None:
     assert alphabet(["Cab!", "it's Ça"]) == ("'", "a", "b", "c", "i", "s", "t", "ç")
     assert alphabet([]) == ()
+
+
+HANGUL = st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3)
+
+
+@given(st.text(st.one_of(HANGUL, st.sampled_from("a é你 ")), max_size=20))
+def test_korean_syllables_come_apart_and_together_again(text: str) -> None:
+    letters = to_jamo(text)
+    assert from_jamo(letters) == text
+    assert not any("가" <= char <= "힣" for char in letters)
+
+
+@given(HANGUL)
+def test_the_letters_of_a_syllable_are_those_of_unicode(syllable: str) -> None:
+    # the compatibility letters' own decomposition, and the syllable's, end in the same conjoining jamo by name
+    names = [unicodedata.name(char).split(maxsplit=2)[2] for char in to_jamo(syllable)]
+    parts = [unicodedata.name(char).split(maxsplit=2)[2] for char in unicodedata.normalize("NFD", syllable)]
+    assert names == parts
+
+
+def test_korean_letters_that_form_no_syllable_stay() -> None:
+    assert from_jamo("ㅋㅋ ㅏ 하ㄴ") == "ㅋㅋ ㅏ 하ㄴ"
+    assert from_jamo("ㄱㅏㄱㅏ ㄱㅏㄱㄱㅏ ㄷㅏㄺ") == "가가 각가 닭"
+
+
+def test_vowel_signs_that_may_be_left_out_go_when_asked() -> None:
+    assert normalize("كَتَبَ الرَّجُلُ", vowels=False) == "كتب الرجل"
+    assert normalize("שָׁלוֹם", vowels=False) == "שלום"
+    assert normalize("رأى آدم مؤمن", vowels=False) == "رأى آدم مؤمن"
+    assert normalize(unicodedata.normalize("NFD", "رأى آدم"), vowels=False) == "رأى آدم"
+    assert normalize("हिन्दी น้ำ", vowels=False) == "हिन्दी น้ำ"
+
+
+@given(st.text(st.one_of(st.characters(min_codepoint=0x590, max_codepoint=0x6FF), st.sampled_from("aé ")), max_size=20))
+def test_leaving_vowel_signs_out_is_done_after_once_and_shortens_only(raw: str) -> None:
+    bare = normalize(raw, vowels=False)
+    assert normalize(bare, vowels=False) == bare == normalize(normalize(raw), vowels=False)
+    assert len(bare) <= len(normalize(raw))
+
+
+def test_radicals_are_the_ideographs_they_stand_for() -> None:
+    assert normalize("⼈⽔") == "人水"
+
+
+@pytest.mark.parametrize(("raw", "expected"), [("İSTANBUL", "istanbul"), ("I\u0307zmir", "izmir"), ("IĞDIR", "ığdır")])
+def test_turkish_dots_are_kept_apart(raw: str, expected: str) -> None:
+    assert normalize(raw, "tr") == normalize(raw, "tr-TR") == normalize(raw, "az") == expected
+
+
+@given(TEXTS, st.sampled_from([None, "tr", "hi", "ko", "zh", "ar"]), st.booleans())
+@settings(max_examples=200)
+def test_normalising_twice_changes_nothing_in_any_language(raw: str, language: str | None, vowels: bool) -> None:
+    once = normalize(raw, language, vowels=vowels)
+    assert normalize(once, language, vowels=vowels) == once
+
+
+@given(st.text(st.sampled_from("हिन्दीमेंकखगातुமிழ் ंः"), max_size=15))
+def test_no_mark_of_a_letter_is_lost(raw: str) -> None:
+    composed = unicodedata.normalize("NFC", raw)
+    assert normalize(raw).replace(" ", "") == composed.replace(" ", "")
+
+
+def test_what_was_written_keeps_case_and_punctuation() -> None:
+    assert as_written(" Cafe\u0301,\n  OK! ") == "Café, OK!"
