@@ -290,7 +290,7 @@ def build_vocabulary(
     kept = sorted(char for char, count in counts.items() if count >= min_count)
     if len(kept) < 2:
         raise DataError(
-            f"the vocabulary would hold {_shown(kept) or 'no character'} only; a model that can write one letter learns "
+            f"the vocabulary would hold {_shown(kept) or 'no character'} only; a model with one letter learns "
             "nothing: check that the texts are transcripts" + (f", or lower min_count={min_count}" * (min_count > 1))
         )
     notes = tuple(_notes(counts, raw, min_count, hangul))

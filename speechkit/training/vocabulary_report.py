@@ -328,8 +328,8 @@ def _script_findings(vocabulary: Vocabulary, seen: _Seen) -> Iterator[Finding]:
     if main and main not in known:
         yield Finding(
             "another script", "error", f"the texts are {described(written)}, the vocabulary is {described(known)}",
-            f"check the text column and the model's language; to teach it {main}, use build_vocabulary(texts) and a new "
-            "head",
+            f"check the text column and the model's language; to teach it {main}, build_vocabulary(texts) and a "
+            "new head",
         )  # fmt: skip
     total = sum(written.values())
     strays = {name: count for name, count in written.items() if name != main and count <= STRAY * total}
