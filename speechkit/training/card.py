@@ -1,0 +1,74 @@
+"""The model card of a fine-tuned model: what it is, how well it does, what it learnt from, how to repeat that.
+
+In: the result, the configuration and the origin of a run. Out: Markdown with the Hub's front matter.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from speechkit.training.config import FinetuneConfig
+    from speechkit.training.report import FinetuneResult
+
+__all__ = ["card"]
+
+
+def card(result: FinetuneResult, config: FinetuneConfig, origin: dict[str, Any]) -> str:
+    """Markdown; every figure in it was measured by the run."""
+    language = origin.get("language") or config.language
+    head = ["---", *([f"language: {language}"] if language else []), "library_name: transformers"]
+    head += ["pipeline_tag: automatic-speech-recognition"]
+    head += [f"base_model: {config.model}"] if "/" in config.model and not config.model.startswith("demo/") else []
+    data = origin["data"]
+    rows = [
+        "---",
+        f"# {result.folder.name}: {config.model} fine-tuned with speechkit",
+        "",
+        f"Strategy `{result.strategy}`: {result.trainable:,} of {result.total:,} numbers learnt. {origin['reason']}.",
+        "",
+        "## How well it does",
+        "",
+        "Greedy decoding on the development set, corpus-level (all edits over all reference words or characters), with",
+        "95 % bootstrap intervals. The best step was chosen on this very set, so expect a little less on other speech.",
+        "",
+        "| | WER | CER | clips |",
+        "|---|---|---|---|",
+        *_before(result),
+        f"| this model (step {result.best_step}) | {result.wer} | {result.cer} | {result.dev_clips} |",
+        "",
+        "## What it was trained on",
+        "",
+        f"- training: {data['train_clips']} clips, {data['train_minutes']:.1f} minutes, {_people(data['speakers'])}",
+        f"- development: {data['dev_clips']} clips, {data['dev_minutes']:.1f} minutes",
+        f"- left out: {data['left_out']} rows (`data.json` beside the run says which and why)",
+        *([f"- source: `{config.train}`"] if config.train else []),
+        "",
+        f"{result.steps} steps in {result.minutes:.1f} minutes, {result.audio_s / 60:.1f} minutes of audio heard,",
+        f"{result.precision}; {config.batch_s:g} s of audio per batch, learning rate {config.learning_rate:g}.",
+        *(f"- {note}" for note in result.notes),
+        "",
+        "## Use it",
+        "",
+        "    from speechkit import load_asr",
+        f'    load_asr("{result.best}").transcribe("clip.wav")',
+        "",
+        "## Repeat it",
+        "",
+        "    speechkit finetune --config run.json",
+        "",
+        "`run.json` holds every setting, `curve.jsonl` every point of the run, `origin.json` data and versions:",
+        "",
+        *(f"- {name} {number}" for name, number in origin["versions"].items()),
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def _before(result: FinetuneResult) -> list[str]:
+    if result.wer_before is None or result.cer_before is None:
+        return []
+    return [f"| before | {100 * result.wer_before:.1f} % | {100 * result.cer_before:.1f} % | {result.dev_clips} |"]
+
+
+def _people(speakers: int) -> str:
+    return f"{speakers} speaker{'s' * (speakers != 1)}" if speakers else "speakers not named"
