@@ -40,6 +40,7 @@ class PretrainConfig:
     codebooks: int = 2  # groups G of a fresh quantiser
     codes: int = 320  # entries V of each
     code_width: int = 256  # of the joined entries
+    code_spread: float = 1.0  # standard deviation of a fresh quantiser's weights, as published; small: softer choices
     projection: int = 256  # width in which predictions and targets are compared
     logit_temperature: float = 0.1  # κ of equation 3
     diversity_weight: float = 0.1  # α of equation 2
@@ -65,7 +66,7 @@ class PretrainConfig:
             for name in names:
                 if getattr(self, name) < least:
                     raise PlanError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("learning_rate", "batch_s", "shortest_s", "mask_start", "logit_temperature"):
+        for name in ("learning_rate", "batch_s", "shortest_s", "mask_start", "logit_temperature", "code_spread"):
             if not getattr(self, name) > 0:
                 raise PlanError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not self.shortest_s <= self.longest_s <= self.batch_s:

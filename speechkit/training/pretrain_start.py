@@ -41,7 +41,7 @@ def begin(
     if architecture is not None:
         net = Wav2Vec2ForPreTraining._from_config(_with_quantiser(architecture, config), attn_implementation="eager")
         extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
-        return net.float(), extractor, "from random weights"
+        return _fresh(net.float(), config), extractor, "from random weights"
     source = registry.resolve(config.start)
     folder = hub.fetch(source.location) if source.kind == "hub" else Path(source.location)
     return _continued(folder, source.name, config)
@@ -92,7 +92,15 @@ def _continued(
     if lost:
         raise ModelError(f"{name} lacks weights of its encoder, among them {lost[0]}: fetch it again")
     fresh = any(key.startswith("quantizer") for key in missing)
+    if fresh:
+        _fresh(net, config)
     return net, extractor, f"from {name}, with {'a fresh' if fresh else 'its own'} quantiser"
+
+
+def _fresh(net: Wav2Vec2ForPreTraining, config: PretrainConfig) -> Wav2Vec2ForPreTraining:
+    """`net`, its new quantiser's weights spread as wished: transformers draws them with a standard deviation of 1."""
+    net.quantizer.weight_proj.weight.data.mul_(config.code_spread)
+    return net
 
 
 def _with_quantiser(architecture: Wav2Vec2Config, config: PretrainConfig) -> Wav2Vec2Config:
