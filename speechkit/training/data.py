@@ -82,13 +82,13 @@ def read_examples(
     names = sources.Columns(text, audio, speaker, language)
     if isinstance(source, (str, os.PathLike)):
         rows = sources.path_rows(source, names)
+    elif isinstance(source, dict):  # a DatasetDict is one
+        splits = ", ".join(map(repr, source)) or "nothing"
+        raise DataError(f"the data set holds {splits}; give one of them: read_examples(dataset['train'])")
     elif hasattr(source, "cast_column") and hasattr(source, "__len__"):
         rows = sources.dataset_rows(source, names)
     elif hasattr(source, "cast_column"):
         raise DataError("a streamed data set has no length and no order to keep; take its rows by stream_examples(…)")
-    elif isinstance(source, dict):
-        splits = ", ".join(map(repr, source)) or "nothing"
-        raise DataError(f"the data set holds {splits}; give one of them: read_examples(dataset['train'])")
     else:
         raise DataError(f"{type(source).__name__} is no source of rows; give a folder, a table or a datasets.Dataset")
     return [Example(**row) for row in rows]

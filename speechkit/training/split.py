@@ -84,8 +84,8 @@ def split_examples(
 def _check(shares: dict[str, float], by: str, rows: int) -> None:
     if min(shares.values()) < 0 or sum(shares.values()) >= 1 or by not in ("auto", "speaker", "utterance"):
         raise DataError(
-            f"dev is {shares['dev']}, test {shares['test']}, by {by!r}; the shares are 0 or more and leave something to "
-            "train on, by is 'auto', 'speaker' or 'utterance'"
+            f"dev is {shares['dev']}, test {shares['test']}, by {by!r}; the shares are 0 or more and leave something "
+            "to train on, by is 'auto', 'speaker' or 'utterance'"
         )
     sides = ["train", *(name for name, share in shares.items() if share)]
     if rows < len(sides):
@@ -114,9 +114,10 @@ def _voices(rows: Sequence[Example], by: str, sides: int) -> tuple[list[str], st
     if not why:
         return [row.speaker for row in rows], f"by speaker: {len(counts)} speakers, none on two sides"
     if by == "speaker":
+        fewer = "ask for fewer sides (test=0)" if len(counts) > 1 else "name their column when reading (speaker='…')"
         raise DataError(
-            f"{why}, so the sides cannot be kept apart by speaker: name the column of the speakers when reading "
-            "(speaker='…'), ask for fewer sides (test=0), or split by='utterance' and expect new voices to do worse"
+            f"{why}, so the sides cannot be kept apart by speaker: {fewer}, or split by='utterance' and expect new "
+            "voices to do worse"
         )
     return nobody, f"by utterance, since {why}: a voice may stand on two sides, and new voices will do worse"
 

@@ -29,6 +29,7 @@ class Fields:
     separator: str  # "" for JSON lines
     encoding: str
     head: bool  # whether the first line names the columns
+    spaced: bool = False  # whether a space follows each separator, even before a quotation mark
 
     def rows(self, text: str) -> Iterator[tuple[int, dict[str, Any], str]]:
         """(line number, row, fault) of every row that is not blank. `text` is the column that may hold separators.
@@ -42,7 +43,7 @@ class Fields:
             raise DataError(_unreadable(self.path, error)) from error
 
     def _separated(self, file: Any, text: str) -> Iterator[tuple[int, dict[str, Any], str]]:
-        reader = _reader(file, self.separator)
+        reader = _reader(file, self.separator, self.spaced)
         width, named = len(self.columns), not self.head
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -88,14 +89,15 @@ def table_fields(path: Path, headless: bool = False) -> Fields:
             first = next((line for line in file if line.strip()), "")
             marks = SEPARATORS[suffix]
             separator = max(marks, key=lambda mark: (first.count(mark), -marks.index(mark)))
-            cells = [cell.strip() for cell in next(iter(_reader(iter([first]), separator)), [])]
+            cells = [cell.strip() for cell in next(iter(_reader(iter([first]), separator, True)), [])]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(_unreadable(path, error)) from error
     if not cells:
         raise DataError(f"{path} is empty; a table begins with the names of its columns, as path{marks[0]}text")
+    spaced = f"{separator} " in first
     head = not headless and not any(Path(cell).suffix.lower() in SUFFIXES for cell in cells)
     columns = tuple(cells) if head else tuple(str(number) for number in range(1, len(cells) + 1))
-    return Fields(path, columns if headless else _guessed(columns, cells), separator, encoding, head)
+    return Fields(path, columns if headless else _guessed(columns, cells), separator, encoding, head, spaced)
 
 
 def _guessed(columns: tuple[str, ...], cells: list[str]) -> tuple[str, ...]:
@@ -106,10 +108,10 @@ def _guessed(columns: tuple[str, ...], cells: list[str]) -> tuple[str, ...]:
     return columns
 
 
-def _reader(lines: Any, separator: str) -> Any:
+def _reader(lines: Any, separator: str, spaced: bool) -> Any:
     if separator in "\t|":  # a quotation mark in a transcript is a quotation mark
         return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
-    return csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    return csv.reader(lines, delimiter=separator, skipinitialspace=spaced)
 
 
 def _json_columns(path: Path, file: Any) -> tuple[str, ...]:
