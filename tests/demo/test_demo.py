@@ -10,9 +10,10 @@ from speechkit.demo.recipes.corpus import HELD_OUT_VARIANTS
 from speechkit.errors import DataError, ModelError
 
 
-def test_there_are_at_least_eight_english_clips_of_at_most_ten_seconds() -> None:
-    clips = demo.clips("en")
-    assert len(clips) >= 8
+@pytest.mark.parametrize("language", ["en", "zh", "ko", "pt", "pl", "cs", "sk", "uk"])
+def test_there_are_clips_of_at_most_ten_seconds_in_every_language(language: str) -> None:
+    clips = demo.clips(language)
+    assert len(clips) >= (8 if language == "en" else 6)
     for clip in clips:
         info = soundfile.info(clip.path)
         assert info.samplerate == 16000 and info.duration <= 10
@@ -21,7 +22,7 @@ def test_there_are_at_least_eight_english_clips_of_at_most_ten_seconds() -> None
 
 
 def test_a_language_without_clips_lists_those_that_exist() -> None:
-    with pytest.raises(DataError, match="no embedded clips for language 'xx'; there are clips for: en"):
+    with pytest.raises(DataError, match="no embedded clips for language 'xx'; there are clips for: cs, en, ko, pl"):
         demo.clips("xx")
 
 

@@ -23,7 +23,7 @@ from speechkit.demo.recipes.clips import SPOKEN
 from speechkit.demo.recipes.espeak import EspeakVoice, synthesize
 from speechkit.demo.recipes.languages import language
 from speechkit.errors import DataError
-from speechkit.text import normalize
+from speechkit.text import normalize, split_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,16 +99,22 @@ def sentences(grammar: Grammar, rng: random.Random, count: int, test: bool) -> l
     embedded = {text for spoken in SPOKEN.values() for text, _ in spoken}
     texts: dict[str, None] = {}  # not a set: the order of its strings differs from run to run
     while len(texts) < count:
-        text = grammar.sentence(rng)
-        if held_out(text) == test and text not in embedded and (not test or len(text.split()) > 2):
+        text = normalize(grammar.sentence(rng), grammar.language)
+        if held_out(text) == test and text not in embedded and (not test or len(split_words(text)) > 2):
             texts[text] = None
     return list(texts)
 
 
 def single_words(grammar: Grammar, rng: random.Random, count: int) -> list[str]:
     """`count` words to be spoken alone, half of them digits: in sentences a word never begins with a cold start."""
-    words = sorted(grammar.vocabulary())
+    # a letter alone ("é", "w", "в") would be spoken as its name
+    words = sorted(word for word in grammar.vocabulary() if len(word) > 1 or has_whole_syllables(word))
     return [rng.choice(grammar.slots["digit"] if rng.random() < 0.5 else words) for _ in range(count)]
+
+
+def has_whole_syllables(character: str) -> bool:
+    """Whether one character is a syllable: ideographs and Hangul."""
+    return "\u3400" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7a3"
 
 
 def write_store(folder: Path, clips: Iterable[Row]) -> Store:

@@ -95,6 +95,10 @@ def synthesize(text: str, voice: EspeakVoice) -> np.ndarray:
     for parameter, value in ((RATE, voice.words_per_minute), (PITCH, voice.pitch), (RANGE, voice.pitch_range)):
         library.espeak_SetParameter(parameter, value, 0)
     pieces.clear()
+    if voice.language == "uk":
+        text = text.replace(
+            "'", "\u02bc"
+        )  # it pauses at the typewriter's apostrophe and reads this one as part of the word
     data = text.encode() + b"\0"
     library.espeak_Synth(data, len(data), 0, POSITION_CHARACTER, 0, UTF8, None, None)
     library.espeak_Synchronize()

@@ -22,6 +22,7 @@ class Grammar:
     """One language's templates and slots."""
 
     def __init__(self, language: str) -> None:
+        self.language = language
         path = Path(__file__).with_name(f"grammar_{language}.toml")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         self.templates = data["templates"].strip().splitlines()
