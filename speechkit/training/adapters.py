@@ -142,7 +142,8 @@ def save_adapter(adapter: Adapter, folder: str | os.PathLike[str]) -> Path:
         save_file(dict(adapter.weights), partial, metadata={"format": "pt", "speechkit": json.dumps(about)})
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
         raise OutputError(f"{path} cannot be written: {error}; free some space or give another folder") from error
     return path
 

@@ -136,8 +136,9 @@ def load_lora(model: Any, folder: str | os.PathLike[str], trainable: bool = Fals
     try:
         wrapped = _peft().PeftModel.from_pretrained(parts.model, str(folder), is_trainable=trainable)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
         raise ModelError(
-            f"the LoRA updates in {folder} do not fit this {type(parts.model).__name__}: {error}; load them onto the "
+            f"the LoRA updates in {folder} do not fit this {type(parts.model).__name__}: {reason}; load them onto the "
             "model and head that they were trained on"
         ) from error
     return _ready(wrapped)

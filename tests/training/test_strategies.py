@@ -38,15 +38,11 @@ def moved(applied: Applied) -> set[str]:
     return {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
 
 
+PIECES = ("lm_head", "layers.0", "layers.1", "encoder.layer_norm", "pos_conv", "projection", "feature_extr")
+
+
 def parts(names: set[str]) -> set[str]:
-    return {
-        next(
-            piece
-            for piece in ("lm_head", "layers.0", "layers.1", "encoder.layer_norm", "pos_conv", "projection", "feature_extr")
-            if piece in name
-        )
-        for name in names
-    }  # fmt: skip
+    return {next(piece for piece in PIECES if piece in name) for name in names}
 
 
 @pytest.mark.parametrize(
@@ -167,7 +163,7 @@ def test_lower_layers_learn_more_slowly_by_a_constant_factor() -> None:
 def test_without_decay_all_learn_alike_and_nothing_to_learn_is_an_error() -> None:
     model = apply_strategy(tiny(), "top-1").model
     assert {group["lr"] for group in parameter_groups(model, 1e-3)} == {1e-3}
-    with pytest.raises(PlanError, match="layer_decay is 1.5"):
+    with pytest.raises(PlanError, match=r"layer_decay is 1\.5"):
         parameter_groups(model, 1e-3, layer_decay=1.5)
     with pytest.raises(PlanError, match="no parameter learns"):
         parameter_groups(model.requires_grad_(False), 1e-3)

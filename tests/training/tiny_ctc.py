@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 TOKENS = ("<pad>", "<unk>", "|", *"abcdefghij")
 
@@ -37,3 +42,19 @@ def sound(clips: int = 2, samples: int = 8000, seed: int = 0) -> torch.Tensor:
 def labels(clips: int = 2, count: int = 4, seed: int = 0) -> torch.Tensor:
     """(B, L) letters."""
     return torch.randint(3, len(TOKENS), (clips, count), generator=torch.Generator().manual_seed(seed))
+
+
+def tokenizer(folder: Path, tokens: Sequence[str] = TOKENS) -> Wav2Vec2CTCTokenizer:
+    """A tokenizer of these tokens, whose vocab.json is written into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: row for row, token in enumerate(tokens)}), encoding="utf-8")
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": None, "eos_token": None}
+    return Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **special)
+
+
+def written(model: Any, folder: Path) -> Path:
+    """A folder that `load_asr` opens."""
+    tokenizer(folder).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
