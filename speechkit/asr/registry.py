@@ -35,7 +35,7 @@ class Source:
 
 def known_names() -> list[str]:
     """The short names `resolve` accepts: embedded models that are in this package first, then published ones."""
-    return [*(f"demo/{code}" for code in demo.languages()), *KNOWN]
+    return [*(f"demo/{code}" for code in demo.models()), *KNOWN]
 
 
 def resolve(name: str | os.PathLike[str]) -> Source:
@@ -65,11 +65,11 @@ def resolve(name: str | os.PathLike[str]) -> Source:
 
 def _demo(text: str) -> Source:
     code = text.partition("/")[2]
-    embedded = demo.languages()
+    embedded = demo.models()
     if code not in embedded:
         names = ", ".join(f"demo/{c}" for c in embedded) or "none in this installation"
         raise ModelError(f"unknown embedded model {text!r}; embedded: {names}. {_advice()}")
-    return Source(text, "demo", str(demo.model_path(code)), code)
+    return Source(text, "demo", str(demo.model_path(code)), code if code in demo.languages() else None)
 
 
 def _advice() -> str:

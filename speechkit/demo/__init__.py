@@ -12,7 +12,7 @@ from pathlib import Path
 
 from speechkit.errors import DataError, ModelError
 
-__all__ = ["DemoClip", "DemoResult", "clips", "languages", "model_path", "results"]
+__all__ = ["DemoClip", "DemoResult", "clips", "languages", "model_path", "models", "results"]
 
 HERE = Path(__file__).parent
 
@@ -57,14 +57,19 @@ def clips(language: str | None = None) -> list[DemoClip]:
 
 def languages() -> list[str]:
     """Languages with an embedded CTC model, sorted."""
+    return sorted(path.parent.name for path in (HERE / "models").glob("*/vocab.json"))
+
+
+def models() -> list[str]:
+    """Names of all embedded models, sorted: the languages, and encoders without a CTC head to start training from."""
     return sorted(path.parent.name for path in (HERE / "models").glob("*/config.json"))
 
 
 def model_path(name: str) -> Path:
-    """Folder of the embedded model `name` ("en"). Raises ModelError that lists those that exist."""
+    """Folder of the embedded model `name` ("en", "encoder"). Raises ModelError that lists those that exist."""
     folder = HERE / "models" / name
     if not (folder / "config.json").is_file():
-        known = ", ".join(languages()) or "none"
+        known = ", ".join(models()) or "none"
         raise ModelError(f"no embedded model {name!r}; embedded models: {known}")
     return folder
 
