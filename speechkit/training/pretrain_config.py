@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from speechkit.device import Choice, Hardware, detect
 from speechkit.errors import DataError, PlanError
@@ -156,7 +156,7 @@ class PretrainCurve(Curve):
                 raise DataError(
                     f"{path}, line {number}: no point of a pretraining curve ({', '.join(sorted(own))}): {line[:80]!r}"
                 ) from error
-        return cast("PretrainCurve", replace(curve, points=tuple(points)))
+        return replace(curve, points=tuple(points))
 
 
 def precision(wish: str = "auto", hardware: Hardware | None = None) -> Choice[str]:

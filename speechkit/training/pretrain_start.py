@@ -73,7 +73,7 @@ def _continued(
     settings = settings if trained_so else _with_quantiser(settings, config)
     try:
         with checkpoint.quiet():
-            net, report = Wav2Vec2ForPreTraining.from_pretrained(
+            loaded: Any = Wav2Vec2ForPreTraining.from_pretrained(
                 folder,
                 config=settings,
                 dtype=torch.float32,
@@ -87,6 +87,7 @@ def _continued(
             extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder) if has_own else Wav2Vec2FeatureExtractor()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the checkpoint {name} cannot be loaded: {error}") from error
+    net, report = loaded
     missing = set(report["missing_keys"])
     lost = sorted(key for key in missing if key.startswith("wav2vec2.") and "masked_spec_embed" not in key)
     if lost:

@@ -99,7 +99,7 @@ class Windows:
             self._audio = np.memmap(self.folder / "audio.i16", dtype=np.int16, mode="r")
         first, length = (int(value) for value in self.places[index])
         wanted = length - offset if count is None else count
-        return self._audio[first + offset : first + offset + wanted].astype(np.float32) / 32768
+        return self._audio[first + offset : first + offset + wanted].astype(np.float32) / np.float32(32768)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_audio": None}  # a worker process maps the file itself

@@ -6,7 +6,7 @@ import json
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from speechkit.demo.recipes.encoder_speech import HELD_OUT_ARABIC
+from speechkit.demo.recipes.encoder_speech import HELD_OUT_ARABIC, LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,6 +55,8 @@ def card(recipe: Mapping[str, Any], result: PretrainResult, probes: Sequence[Pro
 
 def _command(recipe: Mapping[str, Any]) -> str:
     words = ["python -m speechkit.demo.recipes.encoder", f"--steps {recipe['steps']}", f"--hours {recipe['hours']:g}"]
+    if tuple(recipe["languages"]) != LANGUAGES:
+        words.append(" ".join(["--languages", *recipe["languages"]]))
     words += ["--real --speech-data FOLDER"] if recipe["real"] else []
     words += ["--digits"] if recipe["digits"] else []
     return " ".join(words)

@@ -103,7 +103,7 @@ def synthetic_speech(
     with ProcessPoolExecutor(processes) as pool:
         number = 0
         while min(seconds.values()) < hours * 3600 / len(codes):
-            jobs = [(code, seed * 1_000_003 + number + at) for at, code in enumerate(codes * 16)]
+            jobs = [(code, seed * 1_000_003 + number + at) for at, code in enumerate([*codes] * 16)]
             number += len(jobs)
             for (code, _), samples in zip(jobs, pool.map(_clip, jobs, chunksize=8), strict=True):
                 if len(samples):
