@@ -117,21 +117,22 @@ def compare(
     errors_b, _ = type(b)(other, b.language, b.name).counts(kind)
     speakers = [row.speaker or f"\0{at}" for at, row in enumerate(a.utterances)] if by_speaker else None
     drawn = "speakers" if by_speaker else ""
-    rates = [Rate.of(errors, counts, kind, speakers, drawn) for errors in (errors_a, errors_b)]
+    one, two = (Rate.of(errors, counts, kind, speakers, drawn) for errors in (errors_a, errors_b))
     blocks = bootstrap.pooled(np.array([errors_a, errors_b, counts]), speakers)
     low, high, probability = _spread(blocks, draws)
     gains = np.array(errors_a) - np.array(errors_b)
     changed = [
-        Changed(x.name, x.reference, x.hypothesis, y.hypothesis, one, two)
-        for x, y, one, two in zip(a.utterances, other, errors_a, errors_b, strict=True)
-        if one != two
+        Changed(x.name, x.reference, x.hypothesis, y.hypothesis, before, after)
+        for x, y, before, after in zip(a.utterances, other, errors_a, errors_b, strict=True)
+        if before != after
     ]
     changed.sort(key=lambda row: -row.gain)
     names = (a.name or "a", b.name or "b")
     return Comparison(
         names if names[0] != names[1] else (f"{names[0]} (a)", f"{names[1]} (b)"),
-        *rates,
-        difference=rates[1].value - rates[0].value,
+        one,
+        two,
+        difference=two.value - one.value,
         low=low,
         high=high,
         probability=probability,
@@ -146,7 +147,8 @@ def _spread(blocks: NDArray[np.int64], draws: int) -> tuple[float, float, float]
     """Blocks (3, B): errors of a, of b, reference units → ends of the interval of b - a, and how often b is lower."""
     if np.count_nonzero(blocks[2]) < 2:
         return math.nan, math.nan, math.nan
-    found = bootstrap.paired_replicates(*blocks, draws=draws)
+    a, b, counts = blocks
+    found = bootstrap.paired_replicates(a, b, counts, draws)
     low, high = np.quantile(found, [(1 - bootstrap.LEVEL) / 2, (1 + bootstrap.LEVEL) / 2])
     return float(low), float(high), float((found < 0).mean() + (found == 0).mean() / 2)
 
