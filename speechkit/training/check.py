@@ -10,6 +10,7 @@ fits L labels with R repeats only where F ≥ L + R; otherwise its loss is infin
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -205,7 +206,6 @@ def _hear(example: Example) -> _Heard:
         return _Heard()  # left out anyway
     try:
         source = example.source()
-        rate = _rate_of(source)
         digest, count, peak = hashlib.blake2b(digest_size=16), 0, 0.0
         band = _Band()
         for block in audio_in.blocks(source):
@@ -213,6 +213,7 @@ def _hear(example: Example) -> _Heard:
             count += len(block)
             peak = max(peak, float(np.abs(block).max()))
             band.add(block)
+        rate = _rate_of(source)
     except SpeechkitError as error:
         return _Heard(reason=" ".join(str(error).split()))
     except Exception as error:  # a data set may raise anything: a bad row costs only itself
@@ -229,15 +230,10 @@ def _rate_of(source: Any) -> float | None:
     if isinstance(source, tuple) and len(source) == 2:
         return float(source[0] if np.isscalar(source[0]) else source[1])  # type: ignore[arg-type]
     if isinstance(source, (bytes, bytearray)):
-        import io
-
         return decode(io.BytesIO(source), "bytes").rate
     if isinstance(source, str) or hasattr(source, "__fspath__"):
-        try:
-            with open(os.path.expanduser(os.fspath(source)), "rb") as file:
-                return decode(file, str(source)).rate
-        except (OSError, ValueError):
-            return None  # `audio.blocks` says why, and better
+        with open(os.path.expanduser(os.fspath(source)), "rb") as file:
+            return decode(file, str(source)).rate
     return None
 
 
