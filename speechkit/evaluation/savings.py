@@ -1,0 +1,104 @@
+"""Two curves of WER against labelled minutes → how many times less data one needs for the same WER. Numbers only.
+
+Between two measured points the WER is taken as a straight line over the logarithm of the minutes, as learning curves of
+speech recognition nearly are; beyond the measured points nothing is claimed but a bound.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from speechkit.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Points = Sequence[tuple[float, float]]
+
+__all__ = ["Saving", "minutes_for", "saving"]
+
+Bound = Literal["exact", "at least", "at most", "unknown"]
+
+
+@dataclass(frozen=True, repr=False)
+class Saving:
+    """`start` needs `factor` times less labelled data than `against` to reach the WER `wer`; printing it says so.
+
+    `factor` below 1: it needs more. `bound` tells whether the factor was interpolated between measured points of both
+    ("exact"), or is only a bound because a curve has left the level behind at its first point or never reaches it; NaN
+    where the two curves share no level of WER at all in a way that bounds it.
+    """
+
+    start: str
+    against: str
+    wer: float
+    minutes: float  # that `start` needs, or its bound
+    against_minutes: float
+    factor: float
+    bound: Bound
+
+    def __repr__(self) -> str:
+        level = f"a WER of {100 * self.wer:.1f} %"
+        if self.bound == "unknown":
+            return f"{self.start} against {self.against}: no factor, because the curves do not cross {level} both"
+        if self.bound == "exact":
+            needs = f"{self.minutes:.2g} min against {self.against_minutes:.2g} min"
+            return f"{self.start} reaches {level} with {self.factor:.1f} times less data than {self.against} ({needs})"
+        why = {
+            "at least": f"{self.start} is below that at its first point, or {self.against} never reaches it",
+            "at most": f"{self.against} is below that at its first point, or {self.start} never reaches it",
+        }[self.bound]
+        return (
+            f"{self.start} reaches {level} with {self.bound} {self.factor:.1f} times less data than "
+            f"{self.against}: the curves do not cross there, {why}"
+        )
+
+
+def saving(names: tuple[str, str], curves: tuple[Points, Points], wer: float | None = None) -> Saving:
+    """(start, against) and their points (minutes, WER) → `Saving` at `wer`, or at the lowest WER that both reach.
+
+    Raises DataError for an empty curve, minutes that are not above 0 and a WER that is not a number.
+    """
+    first, second = (_checked(name, curve) for name, curve in zip(names, curves, strict=True))
+    level = max(min(rate for _, rate in first), min(rate for _, rate in second)) if wer is None else wer
+    if not math.isfinite(level):
+        raise DataError(f"wer is {level}; it is a share of errors, 0.1 for 10 %")
+    (ours, our_side), (theirs, their_side) = minutes_for(first, level), minutes_for(second, level)
+    # below the level at once: no more minutes than the first point; above it to the end: more than the last
+    low = {"below": "at least", "above": "at most", "on": "exact"}[our_side]
+    high = {"below": "at most", "above": "at least", "on": "exact"}[their_side]
+    bounds = {low, high} - {"exact"}
+    bound: Bound = "exact" if not bounds else "unknown" if len(bounds) == 2 else bounds.pop()  # type: ignore[assignment]
+    factor = math.nan if bound == "unknown" else theirs / ours
+    return Saving(*names, level, ours, theirs, factor, bound)
+
+
+def minutes_for(curve: Points, level: float) -> tuple[float, Literal["on", "below", "above"]]:
+    """Points (minutes, WER) by minutes → (fewest minutes at which the WER is down to `level`, where that was found).
+
+    "on": between two points or at one. "below": the first point is below already, its minutes are the most that are
+    needed. "above": no point gets there, the last one's minutes are fewer than needed.
+    """
+    if curve[0][1] <= level:
+        return curve[0][0], "on" if curve[0][1] == level else "below"
+    for (left, worse), (right, better) in pairwise(curve):
+        if better <= level < worse:
+            share = (worse - level) / (worse - better)
+            return math.exp(math.log(left) + share * (math.log(right) - math.log(left))), "on"
+    return curve[-1][0], "above"
+
+
+def _checked(name: str, curve: Points) -> list[tuple[float, float]]:
+    """Sorted by minutes; of several runs with equal minutes the mean."""
+    if not curve:
+        raise DataError(f"no points for {name!r}: a curve needs one or more")
+    for minutes, rate in curve:
+        if not minutes > 0 or not math.isfinite(rate):
+            raise DataError(f"{name!r} has WER {rate} at {minutes} minutes; a WER is finite, minutes are above 0")
+    runs: dict[float, list[float]] = {}
+    for minutes, rate in curve:
+        runs.setdefault(minutes, []).append(rate)
+    return [(minutes, math.fsum(rates) / len(rates)) for minutes, rates in sorted(runs.items())]
