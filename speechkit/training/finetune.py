@@ -12,6 +12,7 @@ must be one that all of them see.
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import shutil
 import sys
@@ -76,7 +77,7 @@ def finetune(
     written, disk full: the last whole checkpoint survives), MissingExtra (accelerate; for LoRA peft).
     """
     extras.require("accelerate", extra="train", purpose="fine-tuning")
-    with checkpoint.quiet(), _random_state_kept():
+    with checkpoint.quiet(), _import_notes_off(), _random_state_kept():
         return _Run(config, train, dev).go(on_point, stop)
 
 
@@ -380,6 +381,18 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@contextmanager
+def _import_notes_off() -> Iterator[None]:
+    """The trainer imports bitsandbytes where it is installed, which then logs that it has no 4-bit kernel for CPUs."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
