@@ -26,7 +26,7 @@ from speechkit.decoders import decode
 from speechkit.errors import DataError, SpeechkitError
 from speechkit.text import normalize
 from speechkit.training.data_report import DataReport, Problem
-from speechkit.training.scripts import described, scripts
+from speechkit.training.scripts import described, scripts, scripts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,7 +45,7 @@ SILENT_PEAK = 1e-3  # -60 dBFS, as in `audio.inspect`
 NARROW_DB = -76.0
 WINDOW = 512  # samples of one spectrum: 32 ms
 SPEECH, ABOVE = slice(10, 110), slice(141, 245)  # its bins from 0.3 to 3.4 kHz, and from 4.4 to 7.6 kHz
-MOSTLY = 0.5  # share of unknown letters from which a text is taken to be of another script
+MOSTLY = 0.5  # share of unknown characters above which a label says nothing
 
 
 def check_examples(
@@ -63,7 +63,7 @@ def check_examples(
     seconds of audio, bounds included. grid: the model's frames, `FrameGrid.from_config(model.config)`; None is the
     stock 20 ms. progress: called with the number of rows done.
 
-    Left out are rows that are malformed, without text, unreadable, too short or long, mostly in a script that the
+    Left out are rows that are malformed, without text, unreadable, too short or long, mostly in characters that the
     vocabulary lacks, longer in labels than in frames, or a repetition of an earlier row (same sound, same text). Kept
     with a remark: a rate other than the row claims or below 16 kHz, characters that the vocabulary lacks, one sound
     with two texts, silence.
@@ -142,14 +142,19 @@ class _Judge:
         return ("duplicate", f"the same sound and text as {earlier[0]}") if earlier else None
 
     def _foreign(self, text: str) -> str:
-        """What to say of a text whose letters are mostly unknown, and none of its script known; "" for others."""
+        """What to say of a text that the vocabulary can hardly write, "" for others."""
         if self.vocabulary is None:
             return ""
         missing, plain = self.vocabulary.missing(text), self.vocabulary.prepare(text)
-        if missing.total() <= MOSTLY * len(plain.replace(" ", "")):
+        letters = len(plain.replace(" ", ""))
+        if missing.total() <= MOSTLY * letters:
             return ""
-        written, known = scripts([text]), scripts(self.vocabulary.letters)
-        return f"{text[:40]!r} is {described(written)}, the vocabulary {described(known)}"
+        written, known = scripts_of(missing), scripts(self.vocabulary.letters)
+        if set(written) <= set(known):
+            return (
+                f"{missing.total()} of {letters} characters are not in the vocabulary: {' '.join(sorted(missing)[:12])}"
+            )
+        return f"{text[:40]!r} is {described(scripts([text]))}, the vocabulary {described(known)}"
 
     def _remarks(self, example: Example, heard: _Heard, plain: str) -> Iterator[tuple[str, str]]:
         if example.rate is not None and heard.rate is not None and abs(example.rate - heard.rate) >= 1:

@@ -68,9 +68,10 @@ def read_examples(
 ) -> list[Example]:
     """Every row of `source`, in its order.
 
-    source: a folder of audio files with a text file of the same name beside each (`a.wav`, `a.txt` or `a.lab`); a
-    .csv, .tsv or .jsonl table, whose paths are seen from its own folder; a folder that holds one (`metadata.csv`,
-    `manifest.tsv`, or Common Voice's `validated.tsv` with `clips/`); or a `datasets.Dataset`.
+    source: a folder of audio files with a text file of the same name beside each (`a.wav`, `a.txt` or `a.lab`), or
+    LibriSpeech's `*.trans.txt`, whose clips name their speaker; a .csv, .tsv or .jsonl table, whose paths are seen from
+    its own folder; a folder that holds one (`metadata.csv`, `manifest.tsv`, or Common Voice's `validated.tsv` with
+    `clips/`); or a `datasets.Dataset`.
 
     `text`, `audio` and `speaker` name columns where the usual names (`sentence`, `path`, `client_id`, …) do not fit;
     in a table without a head, columns are "1", "2", …. In a folder of text files `speaker="folder"` takes the name of

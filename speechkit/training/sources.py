@@ -185,7 +185,7 @@ def _folder_rows(folder: Path, names: Columns) -> Iterator[Row]:
     if names.speaker not in (None, "folder"):
         raise DataError(f"speaker is {names.speaker!r}; without a table only 'folder', the folder of a clip, is known")
     found = Columns(language=names.language).found_in(["audio", "text"], str(folder))
-    sounds, texts = _walk(folder)
+    sounds, texts, lines = _walk(folder)
     if not sounds:
         known = " ".join(sorted(SUFFIXES))
         raise DataError(
@@ -196,21 +196,26 @@ def _folder_rows(folder: Path, names: Columns) -> Iterator[Row]:
     for key in sorted({*sounds, *(key for key in texts if key.parent in homes)}):
         clips, note = sounds.get(key, ()), texts.get(key)
         lost = () if clips else (note.with_suffix(".wav"),) if note else ()
-        text, fault = _text_of(note)
+        text, fault = (lines[key], "") if note is None and key in lines else _text_of(note)
+        reader = key.name.partition("-")[0] if key in lines else ""  # LibriSpeech: speaker-chapter-number
         for clip in chain(clips, lost):
             yield {
                 **found.fields({"text": text}),
                 "audio": str(clip),
                 "name": str(clip.relative_to(folder)),
-                "speaker": clip.parent.name if names.speaker else "",
+                "speaker": clip.parent.name if names.speaker else reader,
                 "fault": fault,
             }
 
 
-def _walk(folder: Path) -> tuple[dict[Path, list[Path]], dict[Path, Path]]:
-    """Audio files and text files below `folder`, each by its path without the ending; hidden ones are left out."""
+def _walk(folder: Path) -> tuple[dict[Path, list[Path]], dict[Path, Path], dict[Path, str]]:
+    """Audio files and text files below `folder`, each by its path without the ending; hidden ones are left out.
+
+    The third holds the lines of LibriSpeech's `*.trans.txt`, one of which serves all clips of a folder.
+    """
     sounds: dict[Path, list[Path]] = {}
     texts: dict[Path, Path] = {}
+    lines: dict[Path, str] = {}
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -220,17 +225,21 @@ def _walk(folder: Path) -> tuple[dict[Path, list[Path]], dict[Path, Path]]:
                 continue
             if suffix in SUFFIXES:
                 sounds.setdefault(path.with_suffix(""), []).append(path)
+            elif name.endswith(".trans.txt"):
+                rows = (row.partition(" ") for row in _text_of(path, lines=True)[0].splitlines())
+                lines.update((Path(parent, name), text) for name, _, text in rows)
             elif suffix in TEXTS and path.stem.lower() not in ASIDE:
                 texts.setdefault(path.with_suffix(""), path)
-    return sounds, texts
+    return sounds, texts, lines
 
 
-def _text_of(note: Path | None) -> tuple[str, str]:
-    """The words of a text file, and what kept them from being read."""
+def _text_of(note: Path | None, lines: bool = False) -> tuple[str, str]:
+    """The words of a text file, in one line unless `lines`, and what kept them from being read."""
     if note is None:
         return "", ""  # the check counts it as an empty text
     try:
-        return " ".join(note.read_text(encoding="utf-8-sig").split()), ""
+        text = note.read_text(encoding="utf-8-sig")
+        return text if lines else " ".join(text.split()), ""
     except (OSError, UnicodeDecodeError) as error:
         return "", f"{note.name} cannot be read as UTF-8 text: {error}"
 
@@ -246,10 +255,10 @@ class _Files:
         if re.match(r"[a-z][a-z0-9+.-]+://", name):
             return name
         exact = self.folder / os.path.expanduser(name)  # an absolute name replaces the folder
-        if exact.is_file():
+        if os.path.isfile(exact):  # Path.is_file raises for a name that is too long to be one
             return str(exact)
         parts = [part for part in re.split(r"[\\/]+", name) if part not in ("", ".")]
-        if re.fullmatch(r"[A-Za-z]:", parts[0]):
+        if parts and re.fullmatch(r"[A-Za-z]:", parts[0]):
             parts = parts[1:]
         for start in range(len(parts)):  # an absolute path of another machine: its longest end that exists here
             for place in PLACES:
@@ -262,7 +271,7 @@ class _Files:
 
     def _near(self, path: Path) -> str | None:
         """`path`, or the one file that differs from it in letter case or in having an ending."""
-        if path.is_file():
+        if os.path.isfile(path):
             return str(path)
         listing = self._listings.get(path.parent)
         if listing is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -18,7 +20,7 @@ from speechkit import demo
 from speechkit.asr.frames import FrameGrid
 from speechkit.errors import DataError
 from speechkit.training.check import check_examples, frames_needed
-from speechkit.training.data import Example
+from speechkit.training.data import Example, read_examples, stream_examples
 from speechkit.training.data_report import KINDS
 from speechkit.training.vocabulary import Vocabulary, build_vocabulary
 from tests.sounds import encoded
@@ -153,6 +155,36 @@ def test_characters_that_the_vocabulary_lacks_and_silence_are_remarks() -> None:
     assert report.warnings[0].detail == "ç ñ"
 
 
+def test_a_text_of_digits_alone_is_left_out_where_the_vocabulary_has_none() -> None:
+    (problem,) = check_examples([GOOD, Example(voice(1.0, seed=5), "112", "call")], vocabulary=LATIN).left_out
+    assert (problem.kind, problem.detail) == ("unexpected script", "3 of 3 characters are not in the vocabulary: 1 2")
+
+
+def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path: Path) -> None:
+    """Ten minutes are 38 MB as samples."""
+    soundfile.write(tmp_path / "long.flac", np.tile(voice(60.0), 10), 16000)
+    example = Example(str(tmp_path / "long.flac"), "a long story", "long")
+    tracemalloc.start()
+    try:
+        report = check_examples([example], max_s=3600.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert report.seconds == 600
+    assert peak < 25e6
+
+
+def test_rows_of_a_data_set_are_checked_in_their_place(tmp_path: Path) -> None:
+    sounds = [{"bytes": encoded(voice(0.5 + n / 10, seed=n)), "path": None} for n in range(8)]
+    sounds[3] = {"bytes": b"broken", "path": None}
+    rows = {"audio": sounds, "text": [f"row number {n}" for n in range(8)]}
+    dataset = datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False))
+    for examples in (read_examples(dataset), stream_examples(dataset.to_iterable_dataset())):
+        report = check_examples(examples)
+        assert [example.seconds for example in report.kept] == pytest.approx([0.5, 0.6, 0.7, 0.9, 1.0, 1.1, 1.2])
+        assert [(problem.kind, problem.row) for problem in report.left_out] == [("unreadable", 3)]
+
+
 def test_no_usable_row_is_an_error_that_says_why_with_counts() -> None:
     rows = [Example(voice(1.0, seed=n), "привет мир", f"clip {n}") for n in range(3)]
     with pytest.raises(DataError, match="none of the 4 rows can be trained on") as raised:
@@ -207,8 +239,6 @@ def test_no_thread_is_left_behind_when_the_caller_stops() -> None:
 
 def test_real_recordings_at_16_khz_are_not_taken_for_narrow_ones(speech_data: Path) -> None:
     """Soft single words are the hard case: the whole set of Speech Commands words, and digits that were 8 kHz."""
-    from speechkit.training.data import read_examples
-
     rows = read_examples(speech_data / "manifest.tsv")
     words = [row for row in rows if row.name.startswith("words_en_speechcommands")]
     digits = [replace(row, rate=None) for row in rows if row.name.startswith("digits_en_fsdd")][:40]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speechkit.errors import DataError
+from speechkit.errors import AudioError, DataError
 from speechkit.training.data import read_examples
 from tests.sounds import encoded, voice
 
@@ -48,6 +48,14 @@ def test_a_recording_without_text_and_a_text_without_recording_are_rows_too(tmp_
     rows = read_examples(tmp_path)
     assert [(row.name, row.text) for row in rows] == [("a.wav", ""), ("b.wav", "lost"), ("c.wav", "")]
     assert "c.txt cannot be read as UTF-8" in rows[2].fault
+
+
+def test_librispeech_s_one_text_file_per_chapter_is_read_with_its_speakers(tmp_path: Path) -> None:
+    for name in ("84-121123-0000", "84-121123-0001", "84-121123-0002"):
+        put(tmp_path / "84" / "121123" / f"{name}.flac")
+    put(tmp_path / "84" / "121123" / "84-121123.trans.txt", "84-121123-0000 GO ON\n84-121123-0001 WHAT IS IT\n")
+    rows = read_examples(tmp_path)
+    assert [(row.text, row.speaker) for row in rows] == [("GO ON", "84"), ("WHAT IS IT", "84"), ("", "")]
 
 
 def test_a_common_voice_folder_is_read_by_its_table_of_valid_clips(tmp_path: Path) -> None:
@@ -104,6 +112,14 @@ def test_a_file_that_is_not_there_keeps_its_name_for_the_check(tmp_path: Path) -
     first, second = read_examples(tmp_path / "rows.csv")
     assert (first.audio, first.name) == (str(tmp_path / "sub" / "gone.wav"), "sub/gone.wav")
     assert second.audio == "https://example.org/a.wav"
+
+
+@pytest.mark.parametrize("name", ["/", ".", "..", "C:", "\\\\", "~", "word " * 200, "a\x00b"], ids=repr)
+def test_a_name_that_is_no_file_name_is_a_row_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "rows.jsonl", json.dumps({"path": name, "text": "hi"}))
+    (row,) = read_examples(tmp_path / "rows.jsonl")
+    with pytest.raises(AudioError):
+        row.samples()
 
 
 def test_a_relative_name_never_loses_its_folder(tmp_path: Path) -> None:

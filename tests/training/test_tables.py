@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from speechkit.errors import DataError
 from speechkit.training.tables import table_fields
@@ -73,3 +75,19 @@ def test_what_is_no_table_is_named(tmp_path: Path, name: str, data: bytes, messa
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=message):
         rows(tmp_path / name)
+
+
+LINES = st.text(alphabet=st.sampled_from('a,;\t|"\r\n{}: ñ\x00'), max_size=40).map(str.encode)
+
+
+@given(st.sampled_from([".csv", ".tsv", ".jsonl"]), LINES | st.binary(max_size=40))
+def test_any_bytes_are_rows_or_an_error_of_ours(tmp_path_factory, suffix: str, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(data)
+    try:
+        fields = table_fields(path)
+        for line, row, fault in fields.rows(fields.columns[-1]):
+            assert line >= 1
+            assert fault or suffix == ".jsonl" or set(row) <= set(fields.columns)
+    except DataError as error:
+        assert str(path) in str(error)

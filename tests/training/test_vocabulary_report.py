@@ -52,7 +52,7 @@ def test_the_embedded_model_is_sound(recognizer) -> None:
         pytest.param(PLAIN, None, model(pad=1), "blank is not pad", "error", "id 1 ('<unk>')", id="blank is not pad"),
         pytest.param(PLAIN, None, model(size=26), "head of another size", "error", "without an output: x", id="head"),
         pytest.param(PLAIN, None, model(rows=30, size=9), "config of another size", "error", "is 9", id="size"),
-        pytest.param(made("a", "b", blank=2), None, None, "blank is taken", "error", "word delimiter", id="one for two"),
+        pytest.param(made("a", "b", blank=2), None, None, "blank is taken", "error", "delimiter", id="one for two"),
         pytest.param(made("a", "b", blank=3), None, None, "blank is a letter", "error", "'a'", id="a letter as blank"),
         pytest.param(made("a"), None, None, "one character", "error", "a is all", id="one character"),
         pytest.param(made("é", "e\u0301", "e"), None, None, "look-alikes", "error", "U+0065+U+0301", id="NFC and NFD"),
