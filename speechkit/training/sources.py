@@ -192,6 +192,8 @@ def _folder_rows(folder: Path, names: Columns) -> Iterator[Row]:
             f"{folder} holds no audio (looked for {known}) and no table ({', '.join(TABLES)}); give the folder of the "
             "recordings, or the path of the table"
         )
+    if not texts and not lines:
+        raise DataError(_speechless(folder, len(sounds)))
     homes = {key.parent for key in sounds}
     for key in sorted({*sounds, *(key for key in texts if key.parent in homes)}):
         clips, note = sounds.get(key, ()), texts.get(key)
@@ -206,6 +208,13 @@ def _folder_rows(folder: Path, names: Columns) -> Iterator[Row]:
                 "speaker": clip.parent.name if names.speaker else reader,
                 "fault": fault,
             }
+
+
+def _speechless(folder: Path, sounds: int) -> str:
+    tables = sorted(path for kind in (".tsv", ".csv", ".jsonl") for path in folder.rglob(f"*{kind}"))
+    named = ", ".join(str(path.relative_to(folder)) for path in tables[:6])
+    rest = f"; it holds the tables {named}: give the path of one, or of its folder" if tables else ""
+    return f"{folder} holds {sounds} recordings and no text file beside any of them (a.wav, a.txt or a.lab){rest}"
 
 
 def _walk(folder: Path) -> tuple[dict[Path, list[Path]], dict[Path, Path], dict[Path, str]]:

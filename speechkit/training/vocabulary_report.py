@@ -234,10 +234,12 @@ def _twins(vocabulary: Vocabulary) -> Iterator[Finding]:
             "not NFC", "error", f"{_shown(odd)}: texts are compared in NFC, so these can never be met in a label",
             "write the tokens in NFC (build_vocabulary does), then resize_head", odd,
         )  # fmt: skip
-    plain = _groups(vocabulary.letters, lambda token: unicodedata.normalize("NFKC", token))
-    if plain:
+    twins = _groups(vocabulary.letters, lambda token: unicodedata.normalize("NFC", token))
+    alike = _groups(vocabulary.letters, lambda token: unicodedata.normalize("NFKC", token))
+    if alike:  # other forms of a letter (full width, ligatures) do occur apart; the same letter twice never does
         yield Finding(
-            "look-alikes", "error", f"the same character twice: {plain}; the model has to guess which one is meant",
+            "look-alikes", "error" if twins else "warning",
+            f"the same character twice: {twins or alike}; the model has to guess which one is meant",
             "keep one of each, in NFC",
         )  # fmt: skip
     cased = [token for token in vocabulary.letters if token.lower() != token and token.lower() in vocabulary.ids]

@@ -100,6 +100,19 @@ def test_a_file_is_found_however_the_table_writes_it(tmp_path: Path, written: st
     assert pairs(tmp_path / "rows.tsv") == [("hi", "clips/a.wav")]
 
 
+def test_a_folder_of_recordings_without_texts_names_the_tables_it_holds(tmp_path: Path) -> None:
+    """Common Voice unpacked: the language's folder was meant."""
+    put(tmp_path / "pl" / "clips" / "a.mp3")
+    with pytest.raises(
+        DataError, match=r"holds 1 recordings and no text file beside any of them \(a.wav, a.txt or a.lab\)$"
+    ):
+        read_examples(tmp_path)
+    put(tmp_path / "pl" / "validated.tsv", "path\tsentence\na.mp3\ttak\n")
+    with pytest.raises(DataError, match=r"it holds the tables pl/validated.tsv: give the path of one"):
+        read_examples(tmp_path)
+    assert [row.text for row in read_examples(tmp_path / "pl")] == ["tak"]
+
+
 def test_an_absolute_path_that_exists_is_taken_as_it_is(tmp_path: Path) -> None:
     there = put(tmp_path / "elsewhere" / "a.wav")
     put(tmp_path / "table" / "a.wav", encoded(voice(0.3)))
