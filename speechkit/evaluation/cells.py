@@ -95,7 +95,7 @@ def scored(cell: Cell, clips: Sequence[Clip], heard: Sequence[Transcript], schem
     )
     found = replace(cell, report=replace(report, utterances=rows))
     try:
-        return replace(found, romanized=Rate.of(*counts_of(found, "romanized", scheme), "char"))
+        return replace(found, romanized=Rate.of(*counts_of(found, "romanized", scheme), "sound"))
     except SpeechkitError as error:  # a script without a table, or pypinyin is not installed
         return replace(found, note="; ".join(filter(None, [cell.note, str(error)])))
 

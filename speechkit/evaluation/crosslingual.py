@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
     from speechkit.evaluation.cells import Figure
     from speechkit.evaluation.confusions import Confusions
-    from speechkit.evaluation.donors import Donor
-    from speechkit.evaluation.metrics import Rate
+    from speechkit.evaluation.donors import Donor, FamilyRate
     from speechkit.evaluation.romanize import Scheme
 
 __all__ = ["CrossLingual", "CrossOptions", "cross_evaluate"]
@@ -103,8 +102,8 @@ class CrossLingual:
         """
         return donors.ranked(self.cells, target, figure, self.scheme, self.families)
 
-    def by_family(self, figure: Figure = "romanized") -> dict[tuple[str, str], Rate]:
-        """(family of the model, family of the language) → the rate over all their cells, native ones left out."""
+    def by_family(self, figure: Figure = "romanized") -> tuple[FamilyRate, ...]:
+        """Every pair of families → the rate over all its cells, a model's own language left out; the lowest first."""
         return donors.pooled_by_family(self.cells, figure, self.scheme, self.families)
 
     def confusions(self, model: str, language: str, n: int = 10) -> Confusions:
@@ -129,8 +128,18 @@ class CrossLingual:
             rows.append([model, *shown])
         wide = [max(map(width, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(" " * (w - width(x)) + x for x, w in zip(row, wide, strict=True)) for row in rows)
-        notes = [f"{cell!r}" for cell in self.cells if cell.report is None or (figure == "romanized" and cell.note)]
-        return "\n".join([f"{told}, 95 % intervals, * the model's own language", *lines, *notes])
+        return "\n".join([f"{told}, 95 % intervals, * the model's own language", *lines, *self._remarks()])
+
+    def _remarks(self) -> list[str]:
+        """Reasons and notes, each once: `demo/xx on uk, pl: the model cannot be loaded: …`."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for cell in self.cells:
+            if cell.reason or cell.note:
+                found.setdefault(cell.reason or cell.note, {}).setdefault(cell.model, []).append(cell.language)
+        return [
+            "; ".join(f"{model} on {', '.join(heard)}" for model, heard in places.items()) + f": {why}"
+            for why, places in found.items()
+        ]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """JSON with every hypothesis; the inverse of :meth:`load`. Raises OutputError where that cannot be done."""

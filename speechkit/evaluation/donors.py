@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from speechkit.evaluation.cells import Cell, Figure
-    from speechkit.evaluation.metrics import Unit
+    from speechkit.evaluation.metrics import Counted
     from speechkit.evaluation.romanize import Scheme
 
-__all__ = ["Donor", "pooled_by_family", "ranked"]
+__all__ = ["Donor", "FamilyRate", "pooled_by_family", "ranked"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +42,18 @@ class Donor:
     def __repr__(self) -> str:
         sure = "" if math.isnan(self.probability) else f", better than the next with probability {self.probability:.2f}"
         return f"{self.model} ({self.family}{', kin' if self.kin else ''}) {self.rate}{sure}"
+
+
+@dataclass(frozen=True, repr=False)
+class FamilyRate:
+    """How models of one family hear languages of another (or of their own), all such cells taken together."""
+
+    model_family: str
+    language_family: str
+    rate: Rate
+
+    def __repr__(self) -> str:
+        return f"{self.model_family} models on {self.language_family} languages: {self.rate!r}"
 
 
 def ranked(
@@ -70,8 +82,8 @@ def ranked(
 
 def pooled_by_family(
     cells: Sequence[Cell], figure: Figure, scheme: Scheme, families: Mapping[str, str]
-) -> dict[tuple[str, str], Rate]:
-    """(family of the model, family of the language) → the rate over all such cells, native ones left out.
+) -> tuple[FamilyRate, ...]:
+    """Every pair of families → the rate over all its cells together, native cells left out, the lowest rate first.
 
     A clip that several models heard is drawn whole for the interval.
     """
@@ -81,15 +93,14 @@ def pooled_by_family(
             continue
         pair = family_of(cell.model_language, families), family_of(cell.language, families)
         errors, counts = counts_of(cell, figure, scheme)
-        rows = [
-            (wrong, said, f"{cell.language} {at}") for at, (wrong, said) in enumerate(zip(errors, counts, strict=True))
-        ]
-        gathered.setdefault(pair, []).extend(rows)
-    unit: Unit = "word" if figure == "wer" else "char"
-    return {
-        pair: Rate.of([row[0] for row in rows], [row[1] for row in rows], unit, [row[2] for row in rows], "clips")
-        for pair, rows in sorted(gathered.items())
-    }
+        clips = [f"{cell.language} {at}" for at in range(len(errors))]
+        gathered.setdefault(pair, []).extend(zip(errors, counts, clips, strict=True))
+    unit: Counted = {"wer": "word", "cer": "char", "romanized": "sound"}[figure]  # type: ignore[assignment]
+    found = []
+    for (ours, theirs), rows in gathered.items():
+        wrong, said, names = zip(*rows, strict=True)
+        found.append(FamilyRate(ours, theirs, Rate.of(wrong, said, unit, names, "clips")))
+    return tuple(sorted(found, key=lambda row: (row.rate.value, row.model_family, row.language_family)))
 
 
 def _better(first: tuple[list[int], list[int]], second: tuple[list[int], list[int]]) -> float:

@@ -26,7 +26,9 @@ __all__ = ["GAP", "Kind", "Rate", "Unit", "align", "cer", "error_rate", "first_f
 
 Unit = Literal["word", "char", "jamo"]
 Kind = Literal["equal", "substitute", "delete", "insert"]
-NAMES: dict[str, str] = {"word": "WER", "char": "CER", "jamo": "jamo error rate"}
+Counted = Literal["word", "char", "jamo", "sound"]  # what a rate may count; sounds are those of `evaluation.romanize`
+NAMES: dict[str, str] = {"word": "WER", "char": "CER", "jamo": "jamo error rate", "sound": "romanised error rate"}
+NOUNS: dict[str, str] = {"word": "word", "char": "character", "jamo": "letter", "sound": "sound"}
 BY_CHARACTER = {
     **dict.fromkeys(["zh", "yue", "ja", "th", "lo", "km", "my", "bo"], "written without spaces between words"),
     "ko": "the spacing of Korean words differs from writer to writer",
@@ -49,7 +51,7 @@ class Rate:
     high: float
     errors: int
     count: int  # units in the references
-    unit: Unit = "word"
+    unit: Counted = "word"
     blocks: int = 0  # what was drawn anew for the interval
     drawn: str = "utterances"  # what a block is
 
@@ -58,7 +60,7 @@ class Rate:
         cls,
         errors: ArrayLike,
         counts: ArrayLike,
-        unit: Unit = "word",
+        unit: Counted = "word",
         groups: Sequence[Any] | None = None,
         drawn: str = "",
     ) -> Rate:
@@ -85,13 +87,12 @@ class Rate:
         return f"{shown} [{ends}]"
 
     def __repr__(self) -> str:
-        kind = "letter" if self.unit == "jamo" else {"word": "word", "char": "character"}[self.unit]
         source = f"{self.blocks:,} {self.drawn} drawn anew"
         if math.isnan(self.low):
             source = f"no interval: {self.blocks:,} {self.drawn} with words in the reference are too few"
         return (
-            f"{NAMES[self.unit]} {self}: {self.errors:,} edits over {self.count:,} reference {kind}s of the whole "
-            f"corpus; 95 % interval, {source}"
+            f"{NAMES[self.unit]} {self}: {self.errors:,} edits over {self.count:,} reference {NOUNS[self.unit]}s of "
+            f"the whole corpus; 95 % interval, {source}"
         )
 
 

@@ -1,6 +1,7 @@
-"""Calibration results → matplotlib figures in the palette of the widgets, light and dark. Pure drawing, no measuring.
+"""Results of evaluation → matplotlib figures in the palette of the widgets, light and dark. Pure drawing, no measuring.
 
-Every figure has a twin in text: `Reliability.table()`, `repr` of a `BeforeAfter`, `ReviewQueue.table()`.
+Every figure has a twin in text: `table()` of what it draws, or its `repr`. Matrices and error rates are drawn by
+`rate_plots`.
 """
 
 from __future__ import annotations

@@ -44,16 +44,19 @@ class Saving:
         level = f"a WER of {100 * self.wer:.1f} %"
         if self.bound == "unknown":
             return f"{self.start} against {self.against}: no factor, because the curves do not cross {level} both"
-        if self.bound == "exact":
+        bound: Bound = self.bound
+        factor, more = self.factor, "less"
+        if factor < 1:  # three times more reads better than 0.33 times less, and its bound is the other one
+            flipped: dict[str, Bound] = {"at least": "at most", "at most": "at least"}
+            bound, factor, more = flipped.get(bound, bound), 1 / factor, "more"
+        head = f"{self.start} reaches {level} with "
+        if bound == "exact":
             needs = f"{self.minutes:.2g} min against {self.against_minutes:.2g} min"
-            return f"{self.start} reaches {level} with {self.factor:.1f} times less data than {self.against} ({needs})"
-        why = {
-            "at least": f"{self.start} is below that at its first point, or {self.against} never reaches it",
-            "at most": f"{self.against} is below that at its first point, or {self.start} never reaches it",
-        }[self.bound]
+            return f"{head}{factor:.1f} times {more} data than {self.against} ({needs})"
+        soon, never = (self.start, self.against) if self.bound == "at least" else (self.against, self.start)
         return (
-            f"{self.start} reaches {level} with {self.bound} {self.factor:.1f} times less data than "
-            f"{self.against}: the curves do not cross there, {why}"
+            f"{head}{bound} {factor:.1f} times {more} data than {self.against}: the curves do not cross there, {soon} "
+            f"is below that at its first point, or {never} never reaches it"
         )
 
 
@@ -87,7 +90,7 @@ def minutes_for(curve: Points, level: float) -> tuple[float, Literal["on", "belo
     for (left, worse), (right, better) in pairwise(curve):
         if better <= level < worse:
             share = (worse - level) / (worse - better)
-            return math.exp(math.log(left) + share * (math.log(right) - math.log(left))), "on"
+            return left ** (1 - share) * right**share, "on"
     return curve[-1][0], "above"
 
 

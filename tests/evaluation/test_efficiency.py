@@ -40,7 +40,8 @@ def test_a_curve_moved_along_the_logarithm_saves_by_how_far_it_was_moved(factor,
     many = np.geomspace(0.1, 200, 12)
     found = saving(("a", "b"), ([(m, wer(m * factor)) for m in many], [(m, wer(m)) for m in many]), level)
     assert found.factor == pytest.approx(factor) and found.bound == "exact"
-    assert f"{found.factor:.1f} times less data than b" in repr(found)
+    told = f"{factor:.1f} times less" if factor >= 1 else f"{1 / factor:.1f} times more"
+    assert f"{told} data than b" in repr(found)
 
 
 def test_the_level_is_the_lowest_that_both_reach():
@@ -65,7 +66,9 @@ def test_curves_that_do_not_cross_give_a_bound_and_say_so(a, b, level, factor, b
     assert found.bound == bound and "do not cross" in repr(found)
     assert math.isnan(found.factor) if factor is None else found.factor == pytest.approx(factor)
     if factor is not None:
-        assert f"{bound} {factor:.1f} times less data" in repr(found)
+        flipped = {"at most": "at least"}
+        told = f"{bound} {factor:.1f} times less" if factor >= 1 else f"{flipped[bound]} {1 / factor:.1f} times more"
+        assert f"{told} data" in repr(found)
 
 
 def test_the_fewest_minutes_count_where_a_curve_rises_again():
