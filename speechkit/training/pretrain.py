@@ -11,7 +11,6 @@ the batches that it would have seen. Knows no text and no vocabulary.
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -90,19 +89,18 @@ def pretrain(
     torch.manual_seed(config.seed)
     net, extractor, start = begin(config, architecture)
     grid = FrameGrid.from_config(net.config)
-    windows = (
-        audio
-        if isinstance(audio, Windows)
-        else Windows.open_or_write(output / "audio", audio, config.shortest_s, config.longest_s)
-    )
     chosen = precision(config.precision)
-    _write_record(config, output, start, str(chosen))
-    module = Pretraining(net, config.cnn_gradient, config.feature_penalty)
+    arguments = _arguments(config, checkpoints, chosen.value)
+    with arguments.main_process_first(local=False, desc="cutting the windows"):  # of several, one writes the files
+        windows = audio if isinstance(audio, Windows) else _windows(config, audio)
+        if arguments.process_index == 0:
+            _write_record(config, output, start, str(chosen))
+    module = Pretraining(net, config.cnn_gradient, config.penalty)
     curve = _Curve(config, output / "curve.jsonl", watch, from_step=int(last.name.partition("-")[2]) if last else 0)
     trainer = PretrainTrainer(
         model=module,
-        args=_arguments(config, checkpoints, chosen.value),
-        train_dataset=PlannedBatches(windows, _plan(config, watch, extractor.do_normalize), grid),
+        args=arguments,
+        train_dataset=PlannedBatches(windows, _plan(config, watch, extractor.do_normalize, arguments.world_size), grid),
         data_collator=lambda rows: rows[0],
         callbacks=[curve],
     )
@@ -166,6 +164,8 @@ class _Curve(TrainerCallback):
         kwargs["model"].temperature = self.config.temperature_at(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the curve ends where the run does
         if self.watch.stop is not None and self.watch.stop():
             control.should_save = control.should_training_stop = control.should_log = True
 
@@ -221,12 +221,16 @@ def _arguments(config: PretrainConfig, folder: Path, mixed: str) -> TrainingArgu
         fp16=mixed == "float16",
         use_cpu=not on_gpu,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,  # every weight takes part in every loss
         seed=config.seed,
     )
 
 
-def _plan(config: PretrainConfig, watch: Watch, normalise: bool) -> BatchPlan:
-    processes = int(math.prod([torch.distributed.get_world_size()] if torch.distributed.is_initialized() else [1]))
+def _windows(config: PretrainConfig, audio: Any) -> Windows:
+    return Windows.open_or_write(Path(config.output) / "audio", audio, config.shortest_s, config.longest_s)
+
+
+def _plan(config: PretrainConfig, watch: Watch, normalise: bool, processes: int) -> BatchPlan:
     return BatchPlan(
         steps=config.steps * config.accumulation * processes,
         budget_s=config.batch_s,

@@ -44,7 +44,9 @@ class PretrainConfig:
     projection: int = 256  # width in which predictions and targets are compared
     logit_temperature: float = 0.1  # κ of equation 3
     diversity_weight: float = 0.1  # α of equation 2
-    feature_penalty: float = 10.0  # weight of the mean square of the convolutional features
+    # weight of the mean square of the convolutional features; None: 10 from random weights, 0 from a checkpoint, whose
+    # features have found their size (demo/en's have a mean square of 15,000: nothing else would be trained)
+    feature_penalty: float | None = None
     cnn_gradient: float = 0.1  # the convolutions' gradients are scaled by this
     temperature: tuple[float, float] = (2.0, 0.5)  # Gumbel softmax, from and to
     temperature_share: float = 0.6  # of the steps, over which it falls exponentially
@@ -83,6 +85,13 @@ class PretrainConfig:
                 f"save_every {self.save_every} is no multiple of log_every {self.log_every}: a resumed run would begin "
                 "in the middle of a point of the curve"
             )
+
+    @property
+    def penalty(self) -> float:
+        """`feature_penalty`, or what None stands for."""
+        if self.feature_penalty is not None:
+            return self.feature_penalty
+        return 0.0 if self.start else 10.0
 
     def temperature_at(self, step: int) -> float:
         """The Gumbel softmax's temperature while step `step` (from 0) is made."""

@@ -17,6 +17,7 @@ COLLAPSED = 1.5  # codes in use per book; one alone is 1.0
 NARROW = 0.1  # share of the codebook
 KNOWS_ALL = 0.99  # accuracy that speech does not give: masked frames are not that predictable
 EARLY = 0.2  # of the planned steps: before that, a low figure may be only the beginning
+OUTWEIGHED = 3.0  # times the contrastive loss
 ABOVE_CHANCE = 2.0  # times the accuracy of guessing
 
 
@@ -46,6 +47,12 @@ def diagnose(curve: PretrainCurve, codes: int, negatives: int) -> Iterator[Findi
             "Go back to an earlier checkpoint with half the learning_rate, a longer warmup, or precision='float32'.",
         )  # fmt: skip
         return
+    if last.loss is not None and last.loss > OUTWEIGHED * (last.contrastive + 1):
+        yield Finding(
+            "the penalty outweighs the task", last.step, f"loss {last.loss:.3g}, contrastive {last.contrastive:.3g}",
+            "The convolutional features are large, and making them smaller is nearly all that is learnt.",
+            "Set feature_penalty to 0: it is meant for a start from random weights.",
+        )  # fmt: skip
     if last.perplexity < COLLAPSED:
         yield _collapsed(last.step, last.perplexity, last.accuracy, codes)
     elif last.accuracy > KNOWS_ALL:
@@ -73,12 +80,14 @@ def _collapsed(step: int, used: float, accuracy: float, codes: int) -> Finding:
 
 def _slow(curve: PretrainCurve, codes: int, negatives: int) -> Iterator[Finding]:
     last = curve.last
-    assert last is not None and last.perplexity is not None and last.accuracy is not None
+    assert last is not None and last.perplexity is not None
+    assert last.accuracy is not None and last.contrastive is not None
     chance = 1 / (negatives + 1)
-    if last.accuracy < ABOVE_CHANCE * chance:
+    guessing = math.log(negatives + 1)  # the loss of a model that knows nothing
+    if last.accuracy < ABOVE_CHANCE * chance and last.contrastive > 0.95 * guessing:
         yield Finding(
             "still guessing", last.step, f"accuracy {last.accuracy:.1%}, chance is {chance:.1%}",
-            f"The contrastive loss stands at that of guessing ({math.log(negatives + 1):.2f}).",
+            f"The contrastive loss of {last.contrastive:.2f} is that of guessing ({guessing:.2f}).",
             "Give it more steps, a higher learning_rate, or larger batches (batch_s, accumulation).",
         )  # fmt: skip
     if last.perplexity < NARROW * codes:

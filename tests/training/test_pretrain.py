@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,30 @@ def test_settings_survive_being_written_and_a_misspelt_one_is_named(tmp_path: Pa
     assert PretrainConfig.from_json(settings.to_json()) == settings
     with pytest.raises(PlanError, match=r"'learning_rat'; did you mean 'learning_rate'\?"):
         PretrainConfig.from_json('{"output": "x", "learning_rat": 1}')
+
+
+def test_features_of_a_trained_model_are_not_penalised_for_their_size(tmp_path: Path) -> None:
+    assert config(tmp_path).penalty == 10.0
+    assert config(tmp_path, start="demo/en").penalty == 0.0
+    assert config(tmp_path, start="demo/en", feature_penalty=2.0).penalty == 2.0
+
+
+def test_two_processes_share_the_batches_of_one_run(tmp_path: Path) -> None:
+    """Each hears other batches: 3 steps of two processes hear what 6 steps of one hear."""
+    settings = {"output": str(tmp_path / "two"), **SMALL, "steps": 3, "log_every": 1, "save_every": 3}
+    script = tmp_path / "run.py"
+    script.write_text(KILLED.format(here=str(HERE), settings=settings))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    done = subprocess.run([*command, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = PretrainCurve.load(tmp_path / "two" / "curve.jsonl")
+    one = pretrain(config(tmp_path / "one", steps=6), tones(12), architecture=tiny()).curve
+    assert [point.step for point in two.points] == [1, 2, 3]
+    assert two.points[-1].audio_s == pytest.approx(one.points[-1].audio_s)
+    assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
 
 
 def test_the_temperature_falls_from_its_first_to_its_last_value(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ def curve(step: int = 900, **values: float) -> PretrainCurve:
         ({"perplexity": 1.0, "accuracy": 1.0, "contrastive": 0.0}, "codebook collapse", "diversity_weight"),
         ({"perplexity": 1.2}, "codebook collapse", "learning_rate"),
         ({"accuracy": 0.999}, "the task is too easy", "mask more"),
-        ({"accuracy": 0.012}, "still guessing", "more steps"),
+        ({"accuracy": 0.012, "contrastive": 4.6}, "still guessing", "more steps"),
         ({"perplexity": 3.0}, "few codes in use", "fewer codes"),
+        ({"loss": 150_000.0}, "the penalty outweighs the task", "feature_penalty to 0"),
         ({"contrastive": math.nan}, "the loss is no number", "half the learning_rate"),
         ({"loss": math.inf}, "the loss is no number", "earlier checkpoint"),
     ],
@@ -41,5 +42,5 @@ def test_accuracy_of_one_with_one_code_is_called_no_success() -> None:
 
 def test_a_healthy_run_and_an_early_one_have_no_findings() -> None:
     assert not list(diagnose(curve(), codes=64, negatives=100))
-    assert not list(diagnose(curve(step=100, accuracy=0.012), codes=64, negatives=100))
+    assert not list(diagnose(curve(step=100, accuracy=0.012, contrastive=4.6), codes=64, negatives=100))
     assert not list(diagnose(PretrainCurve(), codes=64, negatives=100))
