@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Base", "open_base"]
 
 FOREIGN = 0.5  # share of the letters that the model lacks, above which "auto" takes a new vocabulary
-MOST_MASKED = 0.5  # of a short batch's frames that one span may take
 
 
 @dataclass
@@ -87,10 +86,11 @@ class Base:
         if config.spec_augment is not None:
             settings.apply_spec_augment = config.spec_augment > 0
             settings.mask_time_prob = config.spec_augment
+            settings.mask_time_min_masks = 0  # transformers' two of every clip would hide most of a short word
         inner = getattr(model, model.base_model_prefix)
         masked = getattr(settings, "mask_time_prob", 0) > 0 or getattr(settings, "mask_feature_prob", 0) > 0
         if settings.apply_spec_augment and masked and not hasattr(inner, "masked_spec_embed"):
-            inner.masked_spec_embed = torch.nn.Parameter(torch.empty(settings.hidden_size).uniform_())
+            inner.masked_spec_embed = torch.nn.Parameter(torch.zeros(settings.hidden_size))
         if device == "cpu":
             model.set_attn_implementation("eager")  # at these lengths a third faster to train there than SDPA
         masks.attach(model)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["finetune"]
 
 ENDLESS = 10_000_000  # updates, where only the clock ends the run
+FAILED = 0.9  # word error rate from which the model itself is looked at
 PACKAGES = ("speechkit", "torch", "transformers", "accelerate", "peft", "numpy")
 
 
@@ -266,9 +268,27 @@ class _Run:
             train_s=_seconds(self.train),
             dev_clips=len(self.dev),
             dev_s=_seconds(self.dev),
-            notes=(*self.notes, *_about_curve(watch)),
+            notes=(*self.notes, *_about_curve(watch), *self._diagnosed(watch, batches)),
             curve=curve,
         )
+
+    def _diagnosed(self, watch: Watch, batches: Batches) -> list[str]:
+        """What the CTC doctor finds in the curve; where the run failed, in the model and a batch as well."""
+        from speechkit.training.ctc_doctor import diagnose
+
+        failed = watch.ending == "diverged" or (watch.best is not None and (watch.best.wer or 0.0) >= FAILED)
+        given: dict[str, Any] = {}
+        if failed:
+            model = self.applied.model
+            batch = {name: value for name, value in batches[0].items() if torch.is_tensor(value)}
+            device = next(model.parameters()).device
+            given = {
+                "model": model,
+                "batch": {name: tensor.to(device) for name, tensor in batch.items()},
+                "tokenizer": self.vocabulary.tokenizer(),
+            }
+        found = diagnose(watch.curve, **given)
+        return [f"{one.name}: {one.symptom}. {one.cause} {one.remedy}" for one in found.findings]
 
     def _rates(self) -> tuple[metrics.Rate, metrics.Rate]:
         """The best model on the development set as users will have it: loaded from its folder."""
@@ -310,7 +330,13 @@ def _curve_of(folder: RunFolder, last: int) -> Any:
 
 
 def _options(config: FinetuneConfig) -> strategies.StrategyOptions:
-    return _made(strategies.StrategyOptions, config.strategy_options, "strategy_options")
+    known = [one.name for one in fields(strategies.StrategyOptions)]
+    for name in config.strategy_options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+            raise PlanError(f"strategy_options has no {name!r}; {hint}")
+    return strategies.StrategyOptions(**config.strategy_options)
 
 
 def _augmentation(config: FinetuneConfig) -> Any:
@@ -318,19 +344,14 @@ def _augmentation(config: FinetuneConfig) -> Any:
         return None
     from speechkit.training import augment
 
-    how = _made(augment.Augmentation, config.augmentation, "augmentation")
-    return lambda samples, rng: augment.augment(samples, rng, how)
+    # not a lambda: processes that prepare batches are sent it
+    return partial(_augmented, how=augment.Augmentation.of(config.augmentation))
 
 
-def _made(kind: Any, given: dict[str, Any], what: str) -> Any:
-    known = [one.name for one in fields(kind)]
-    for name in given:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            raise PlanError(f"{what} has no {name!r}; {hint}")
-    # JSON has lists where ranges are tuples
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+def _augmented(samples: Any, rng: np.random.Generator, how: Any) -> Any:
+    from speechkit.training.augment import augment
+
+    return augment(samples, rng, how)
 
 
 def _language(rows: Sequence[Example]) -> str | None:

@@ -201,6 +201,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(model: Path, tmp
     finally:
         base.open_base = opened
     assert (made.ending, made.steps, made.best_step) == ("diverged", 6, 4)
+    assert any("is no number" in note and "step 6" in note for note in made.notes), "the doctor says where"
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-4"]
 
 
@@ -349,3 +350,19 @@ def _after(step: int) -> Any:
     """A Stop button that is pressed after `step` updates."""
     calls = iter(range(1, 10_000))
     return lambda: next(calls) >= step
+
+
+def test_augmented_clips_change_the_losses_and_a_resume_hears_the_same(model: Path, tmp_path: Path) -> None:
+    settings = {"augmentation": {"speed": [0.8, 1.25], "speed_p": 1.0}, "steps": 4, "eval_every": 2}
+    for name, stop in (("whole", None), ("parts", _after(2)), ("parts", None)):
+        finetune(small(tmp_path / name, model, **settings), TRAIN, DEV, stop=stop)
+    finetune(small(tmp_path / "plain", model, steps=4), TRAIN, DEV)
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    assert losses(tmp_path / "plain") != pytest.approx(losses(tmp_path / "whole"), abs=1e-2)
+
+
+def test_processes_that_prepare_batches_give_the_same_run(model: Path, tmp_path: Path) -> None:
+    for name, workers in (("none", 0), ("one", 1)):
+        settings = {"augmentation": {"noise_p": 1.0}, "steps": 2, "workers": workers}
+        finetune(small(tmp_path / name, model, **settings), TRAIN, DEV)
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "none"), abs=1e-6)
