@@ -7,6 +7,7 @@ gets rows for them. Whatever was made or changed is said in `notes`. Knows no lo
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ class Base:
     identity: str  # changes with the weights
     vocabulary: Vocabulary | None  # None: the checkpoint has no head
     language: str | None
+    licence: str = ""  # as the checkpoint's own card states it
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -115,10 +117,21 @@ def open_base(name: str, language: str | None = None) -> Base:
     if _has_head(folder):
         parts = checkpoint.read(folder)
         vocabulary = Vocabulary.load(parts.tokenizer, language)
-        return Base(source.name, parts.model, parts.extractor, parts.identity, vocabulary, language)
+        return Base(source.name, parts.model, parts.extractor, parts.identity, vocabulary, language, _licence(folder))
     model = _with_head(folder)
     note = f"{source.name} has no CTC head (a pretrained checkpoint)"
-    return Base(source.name, model, _extractor(folder, model), checkpoint.identity_of(folder), None, language, [note])
+    extractor, identity = _extractor(folder, model), checkpoint.identity_of(folder)
+    return Base(source.name, model, extractor, identity, None, language, _licence(folder), [note])
+
+
+def _licence(folder: Path) -> str:
+    """From the front matter of the folder's card; "" where it has none."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = re.match(r"---\n(?:.*\n)*?license: *([\w.-]+)", text.partition("\n---")[0])
+    return found[1] if found else ""
 
 
 def _has_head(folder: Path) -> bool:

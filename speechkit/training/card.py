@@ -1,10 +1,12 @@
 """The model card of a fine-tuned model: what it is, how well it does, what it learnt from, how to repeat that.
 
-In: the result, the configuration and the origin of a run. Out: Markdown with the Hub's front matter.
+In: the result, the configuration and the origin of a run. Out: Markdown with the Hub's front matter. No path of the
+machine goes in: cards are published.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,13 +21,13 @@ def card(result: FinetuneResult, config: FinetuneConfig, origin: dict[str, Any])
     language = origin.get("language") or config.language
     head = ["---", *([f"language: {language}"] if language else []), "library_name: transformers"]
     head += ["pipeline_tag: automatic-speech-recognition"]
-    head += [f"base_model: {config.model}"] if "/" in config.model and not config.model.startswith("demo/") else []
-    data = origin["data"]
+    base, published = _base(config.model)
+    head += [f"base_model: {base}"] if published else []
     rows = [
         "---",
-        f"# {result.folder.name}: {config.model} fine-tuned with speechkit",
+        f"# {result.folder.name}: {base} fine-tuned with speechkit",
         "",
-        f"Strategy `{result.strategy}`: {result.trainable:,} of {result.total:,} numbers learnt. {origin['reason']}.",
+        f"Strategy `{result.strategy}`, {result.trainable:,} of {result.total:,} numbers learnt: {origin['reason']}.",
         "",
         "## How well it does",
         "",
@@ -37,21 +39,11 @@ def card(result: FinetuneResult, config: FinetuneConfig, origin: dict[str, Any])
         *_before(result),
         f"| this model (step {result.best_step}) | {result.wer} | {result.cer} | {result.dev_clips} |",
         "",
-        "## What it was trained on",
-        "",
-        f"- training: {data['train_clips']} clips, {data['train_minutes']:.1f} minutes, {_people(data['speakers'])}",
-        f"- development: {data['dev_clips']} clips, {data['dev_minutes']:.1f} minutes",
-        f"- left out: {data['left_out']} rows (`data.json` beside the run says which and why)",
-        *([f"- source: `{config.train}`"] if config.train else []),
-        "",
-        f"{result.steps} steps in {result.minutes:.1f} minutes, {result.audio_s / 60:.1f} minutes of audio heard,",
-        f"{result.precision}; {config.batch_s:g} s of audio per batch, learning rate {config.learning_rate:g}.",
-        *(f"- {note}" for note in result.notes),
-        "",
+        *_data(result, config, origin["data"]),
         "## Use it",
         "",
         "    from speechkit import load_asr",
-        f'    load_asr("{result.best}").transcribe("clip.wav")',
+        f'    load_asr("{result.folder.name}/best").transcribe("clip.wav")',
         "",
         "## Repeat it",
         "",
@@ -60,8 +52,48 @@ def card(result: FinetuneResult, config: FinetuneConfig, origin: dict[str, Any])
         "`run.json` holds every setting, `curve.jsonl` every point of the run, `origin.json` data and versions:",
         "",
         *(f"- {name} {number}" for name, number in origin["versions"].items()),
+        *_licence(base, origin.get("licence", "")),
     ]
     return "\n".join([*head, *rows]) + "\n"
+
+
+def _base(model: str) -> tuple[str, bool]:
+    """What the base model is called, without the folders of this machine, and whether the Hub has it by that name."""
+    from speechkit.asr import registry
+
+    name = registry.KNOWN.get(model, model)
+    if name.startswith("demo/"):
+        return name, False
+    if Path(name).expanduser().is_dir() or name.startswith((".", "/", "~")):
+        return Path(name).name, False
+    return name, True
+
+
+def _licence(base: str, licence: str) -> list[str]:
+    if not licence:
+        return []
+    return [
+        "",
+        "## Licence",
+        "",
+        f"{base} is under `{licence}`, which may bind what is made from it; so may the speech.",
+    ]
+
+
+def _data(result: FinetuneResult, config: FinetuneConfig, data: dict[str, Any]) -> list[str]:
+    return [
+        "## What it was trained on",
+        "",
+        f"- training: {data['train_clips']} clips, {data['train_minutes']:.1f} minutes, {_people(data['speakers'])}",
+        f"- development: {data['dev_clips']} clips, {data['dev_minutes']:.1f} minutes",
+        f"- left out: {data['left_out']} rows (`data.json` beside the run says which and why)",
+        *([f"- source: `{Path(config.train).name}`"] if config.train else []),
+        "",
+        f"{result.steps} steps in {result.minutes:.1f} minutes, {result.audio_s / 60:.1f} minutes of audio heard,",
+        f"{result.precision}; {config.batch_s:g} s of audio per batch, learning rate {config.learning_rate:g}.",
+        *(f"- {note}" for note in result.notes),
+        "",
+    ]
 
 
 def _before(result: FinetuneResult) -> list[str]:

@@ -11,7 +11,6 @@ must be one that all of them see.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import shutil
@@ -21,7 +20,6 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +36,7 @@ from speechkit.training.batches import BatchPlan
 from speechkit.training.card import card
 from speechkit.training.collate import Batches, Clips
 from speechkit.training.devset import DevSet
+from speechkit.training.origin import about_speakers, digest_of, language_of, seconds_of, versions
 from speechkit.training.precision import choose_precision
 from speechkit.training.report import FinetuneResult
 from speechkit.training.runfolder import RunFolder
@@ -54,7 +53,6 @@ __all__ = ["finetune"]
 
 ENDLESS = 10_000_000  # updates, where only the clock ends the run
 FAILED = 0.9  # word error rate from which the model itself is looked at
-PACKAGES = ("speechkit", "torch", "transformers", "accelerate", "peft", "numpy")
 
 
 def finetune(
@@ -95,7 +93,7 @@ class _Run:
             raise DataError(
                 "the development set is empty: give some clips that are not trained on (split_examples makes them)"
             )
-        self.base = bases.open_base(config.model, config.language or _language(train))
+        self.base = bases.open_base(config.model, config.language or language_of(train))
         vocabulary = self.base.spell([one.text for one in train], config.vocabulary, config.seed)
         self.reports = [self._checked(rows, name) for rows, name in ((train, "training"), (dev, "development"))]
         self.train, self.dev = (tuple(report.kept) for report in self.reports)
@@ -104,7 +102,7 @@ class _Run:
         if config.checkpointing:
             strategies.enable_checkpointing(self.applied.model)
         self.vocabulary = vocabulary
-        self.notes = [*self.base.notes, *_about_speakers(self.train, self.dev)]
+        self.notes = [*self.base.notes, *about_speakers(self.train, self.dev)]
 
     def go(self, on_point: Callable[[Point], None] | None, stop: Any) -> FinetuneResult:
         from speechkit.training.callbacks import Pace, Watch
@@ -122,7 +120,7 @@ class _Run:
         made = arguments(config, self.folder, updates, self.device, self.precision.value)
         trainer = CTCTrainer.of(Parts(config, self.applied, batches, dev, self.folder, watch), made)
         watch.scaled = self.precision.value == "float16"
-        watch.save_best = (lambda: self._keep_best()) if main else watch.save_best
+        watch.save_best = self._keep_best if main else watch.save_best
         if last and pace.share(last) >= 1:
             watch.ending = "minutes" if pace.steps is None or last < pace.steps else "steps"
         else:
@@ -200,21 +198,22 @@ class _Run:
     def _origin(self) -> dict[str, Any]:
         left_out = sum(len(report.left_out) for report in self.reports)
         return {
-            "same": {"data": _digest(self.train, self.dev), "model": self.base.identity},
+            "same": {"data": digest_of(self.train, self.dev), "model": self.base.identity},
             "model": self.base.name,
             "language": self.base.language,
+            "licence": self.base.licence,
             "reason": self.applied.reason,
             "precision": str(self.precision),
             "notes": self.notes,
             "data": {
                 "train_clips": len(self.train),
-                "train_minutes": _seconds(self.train) / 60,
+                "train_minutes": seconds_of(self.train) / 60,
                 "dev_clips": len(self.dev),
-                "dev_minutes": _seconds(self.dev) / 60,
+                "dev_minutes": seconds_of(self.dev) / 60,
                 "speakers": len({row.speaker for row in self.train if row.speaker}),
                 "left_out": left_out,
             },
-            "versions": _versions(),
+            "versions": versions(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": sys.argv,
         }
@@ -265,9 +264,9 @@ class _Run:
             padding=batches.plan.padding(min(step * per_update, 200)),
             precision=str(self.precision),
             train_clips=len(self.train),
-            train_s=_seconds(self.train),
+            train_s=seconds_of(self.train),
             dev_clips=len(self.dev),
-            dev_s=_seconds(self.dev),
+            dev_s=seconds_of(self.dev),
             notes=(*self.notes, *_about_curve(watch), *self._diagnosed(watch, batches)),
             curve=curve,
         )
@@ -354,23 +353,6 @@ def _augmented(samples: Any, rng: np.random.Generator, how: Any) -> Any:
     return augment(samples, rng, how)
 
 
-def _language(rows: Sequence[Example]) -> str | None:
-    """The language of the examples where they agree on one."""
-    found = {row.language for row in rows}
-    return found.pop() if len(found) == 1 else None
-
-
-def _about_speakers(train: Sequence[Example], dev: Sequence[Example]) -> list[str]:
-    speakers, others = ({row.speaker for row in rows if row.speaker} for rows in (train, dev))
-    notes = []
-    if len(speakers) == 1 and all(row.speaker for row in train):
-        notes.append(f"one speaker only ({next(iter(speakers))}): how well others are understood is not measured here")
-    if both := speakers & others:
-        named = ", ".join(sorted(both)[:4])
-        notes.append(f"{len(both)} speakers are in both sets ({named}): the rates say less about new speakers")
-    return notes
-
-
 def _about_curve(watch: Watch) -> list[str]:
     """What the curve gives reason to say."""
     first = next((point for point in watch.curve.points if point.step == 0 and point.wer is not None), None)
@@ -378,30 +360,6 @@ def _about_curve(watch: Watch) -> list[str]:
     if first and best and (best.wer or 0.0) > (first.wer or 0.0):
         return [f"the model before was better on this set: WER {first.wer:.1%}; a lower learning rate may help"]
     return []
-
-
-def _seconds(rows: Sequence[Example]) -> float:
-    return sum(row.seconds or 0.0 for row in rows)
-
-
-def _digest(*sets: Sequence[Example]) -> str:
-    """Changes with the rows, their texts and their lengths."""
-    digest = hashlib.sha256()
-    for rows in sets:
-        for row in rows:
-            digest.update(f"{row.name}\t{row.text}\t{row.seconds or 0:.3f}\n".encode())
-        digest.update(b"\n")
-    return f"{digest.hexdigest()[:12]} ({', '.join(str(len(rows)) for rows in sets)} clips)"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @contextmanager

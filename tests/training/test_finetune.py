@@ -99,6 +99,7 @@ def test_the_folder_of_a_run_holds_what_repeats_and_explains_it(result: Finetune
     assert f"| this model (step {result.best_step}) | {result.wer} | {result.cer} | 8 |" in card
     assert "training: 40 clips" in card and "speechkit finetune --config run.json" in card
     assert (folder / "best/README.md").read_text() == card
+    assert str(folder.parent) not in card, "a published card tells nothing of the machine"
 
 
 def test_the_best_model_is_a_transformers_folder_that_scores_what_the_curve_says(result: FinetuneResult) -> None:
@@ -344,6 +345,7 @@ def test_the_embedded_model_learns_clips_that_it_mishears(tmp_path: Path) -> Non
     made = finetune(FinetuneConfig(folder=str(tmp_path), steps=10, learning_rate=3e-4), clips, clips)
     assert made.wer is not None and made.wer_before is not None
     assert made.wer_before > 0 and made.wer.value < made.wer_before / 2
+    assert "demo/en is under `cc-by-sa-4.0`" in (tmp_path / "README.md").read_text()
 
 
 def _after(step: int) -> Any:
