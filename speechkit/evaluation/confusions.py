@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from speechkit.evaluation.errors import ErrorReport
     from speechkit.evaluation.metrics import Kind
 
-__all__ = ["NOTHING", "Characters", "Confusion", "Confusions", "character_confusions", "count_pairs", "word_confusions"]
+__all__ = [
+    "NOTHING",
+    "Characters",
+    "Confusion",
+    "Confusions",
+    "character_confusions",
+    "count_matrix",
+    "count_pairs",
+    "word_confusions",
+]
 
 NOTHING = "∅"  # the row of what was inserted, the column of what was deleted; a symbol, so no normalised text holds it
 
@@ -143,10 +152,10 @@ def count_pairs(columns: Iterable[tuple[Kind, str, str]], n: int = 10) -> Confus
 
 def character_confusions(report: ErrorReport) -> Characters:
     """The character alignment of every utterance, summed."""
-    return matrix([(said, heard) for row in report.columns("char") for _, said, heard in row])
+    return count_matrix([(said, heard) for row in report.columns("char") for _, said, heard in row])
 
 
-def matrix(pairs: Sequence[tuple[str, str]]) -> Characters:
+def count_matrix(pairs: Sequence[tuple[str, str]]) -> Characters:
     """(said, heard) pairs, "" for none → the matrix."""
     said = Counter(left for left, _ in pairs if left)
     heard = {right for _, right in pairs if right}

@@ -23,7 +23,7 @@ from speechkit import audio, demo
 from speechkit.errors import DataError, OutputError, SpeechkitError
 from speechkit.evaluation import donors
 from speechkit.evaluation.cells import Cell, Clip, check_figure, from_row, scored, sound_columns, to_row
-from speechkit.evaluation.confusions import count_pairs
+from speechkit.evaluation.confusions import count_matrix, count_pairs
 from speechkit.terminal import width
 from speechkit.types import Transcript
 
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from speechkit.evaluation.cells import Figure
-    from speechkit.evaluation.confusions import Confusions
+    from speechkit.evaluation.confusions import Characters, Confusions
     from speechkit.evaluation.donors import Donor, FamilyRate
+    from speechkit.evaluation.metrics import Kind
     from speechkit.evaluation.romanize import Scheme
 
 __all__ = ["CrossLingual", "CrossOptions", "cross_evaluate"]
@@ -111,10 +112,17 @@ class CrossLingual:
 
         Raises DataError for a cell without a report or without a romanisation.
         """
+        return count_pairs(self._columns(model, language), n)
+
+    def sounds(self, model: str, language: str) -> Characters:
+        """The same as a whole matrix, for `rate_plots.character_map`. Raises what :meth:`confusions` raises."""
+        return count_matrix([(said, heard) for _, said, heard in self._columns(model, language)])
+
+    def _columns(self, model: str, language: str) -> list[tuple[Kind, str, str]]:
         cell = self.cell(model, language)
         if cell.romanized is None:
             raise DataError(f"{cell!r}; so there are no sounds to compare")
-        return count_pairs((column for row in sound_columns(cell, self.scheme) for column in row), n)
+        return [column for row in sound_columns(cell, self.scheme) for column in row]
 
     def table(self, figure: Figure = "romanized") -> str:
         """The matrix as text with intervals, native cells marked, then the reasons of cells that are missing."""

@@ -15,7 +15,7 @@ import numpy as np
 from speechkit.errors import DataError
 from speechkit.evaluation import bootstrap
 from speechkit.evaluation.cells import counts_of
-from speechkit.evaluation.families import family_of
+from speechkit.evaluation.families import UNKNOWN, family_of
 from speechkit.evaluation.metrics import Rate
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def ranked(
     for at, (rate, cell) in enumerate(rated):
         family = family_of(cell.model_language, families)
         probability = _better(counts[at], counts[at + 1]) if at + 1 < len(rated) else math.nan
-        donors.append(Donor(cell.model, cell.model_language, family, family == kin, rate, probability))
+        donors.append(Donor(cell.model, cell.model_language, family, family == kin != UNKNOWN, rate, probability))
     return tuple(donors)
 
 

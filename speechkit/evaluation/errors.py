@@ -173,12 +173,13 @@ class ErrorReport:
 
     def columns(self, unit: Unit = "char", raw: bool = False) -> list[list[tuple[Kind, str, str]]]:
         """Per utterance the alignment in `unit`: (kind, unit of the reference or "", unit of the hypothesis or "")."""
-        pairs = [
-            (row.raw_reference or row.reference, row.raw_hypothesis) if raw else (row.reference, row.hypothesis)
-            for row in self.utterances
+        as_given = [raw and bool(row.raw_reference or row.raw_hypothesis) for row in self.utterances]
+        lines = [
+            (row.raw_reference, row.raw_hypothesis) if given else (row.reference, row.hypothesis)
+            for row, given in zip(self.utterances, as_given, strict=True)
         ]
         # the texts are normalised already, some with other options than ours
-        said, heard = ([units_of(line, unit, normalize=False) for line in side] for side in zip(*pairs, strict=True))
+        said, heard = ([units_of(pair[side], unit, normalize=False) for pair in lines] for side in (0, 1))
         return [
             [(kind, a[i] if i >= 0 else "", b[j] if j >= 0 else "") for kind, i, j in row]
             for a, b, row in zip(said, heard, align(said, heard), strict=True)

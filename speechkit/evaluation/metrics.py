@@ -30,7 +30,7 @@ Counted = Literal["word", "char", "jamo", "sound"]  # what a rate may count; sou
 NAMES: dict[str, str] = {"word": "WER", "char": "CER", "jamo": "jamo error rate", "sound": "romanised error rate"}
 NOUNS: dict[str, str] = {"word": "word", "char": "character", "jamo": "letter", "sound": "sound"}
 BY_CHARACTER = {
-    **dict.fromkeys(["zh", "yue", "ja", "th", "lo", "km", "my", "bo"], "written without spaces between words"),
+    **dict.fromkeys(["zh", "cmn", "yue", "ja", "th", "lo", "km", "my", "bo"], "written without spaces between words"),
     "ko": "the spacing of Korean words differs from writer to writer",
 }
 KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
@@ -42,8 +42,8 @@ class Rate:
     """An error rate of a whole corpus with its 95 % interval: all edits over all reference units.
 
     `value` 0.1 is 10 %; above 1 is possible. `low` and `high` come from `blocks` utterances (or speakers) drawn anew
-    (see `evaluation.bootstrap`); NaN where there are fewer than two. `value` is NaN where nothing was said and
-    something was heard.
+    (see `evaluation.bootstrap`); from fewer than about twenty they come out too narrow, and NaN below two. `value` is
+    NaN where nothing was said and something was heard.
     """
 
     value: float

@@ -3,8 +3,8 @@
 The quietest frames are taken for noise, as in minimum statistics (Martin 2001, "Noise power spectral density estimation
 based on optimal smoothing and minimum statistics"): the level that one frame in ten stays below is the noise, the mean
 level without it the speech. So a clip needs a tenth of its frames without speech, and steady noise: music and other
-speakers count as speech. WADA-SNR (Kim & Stern 2008), which needs no pause, was tried beside it and spread 2 to 5 times
-as far on these clips.
+speakers count as speech. WADA-SNR (Kim & Stern 2008), which needs no pause, was tried beside it and spread at least
+twice as far around noise added at 0 to 10 dB: on the embedded clips, on sentences and on single words of people.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LOWEST_DB, HIGHEST_DB = -10.0, 60.0  # beyond, the estimate says only "less" and
 def estimate(samples: NDArray[np.float32]) -> float | None:
     """(T,) at 16 kHz → SNR in dB within [-10, 60]; None for silence and for less than 65 ms.
 
-    Speech with white noise added at 0 to 20 dB: within 2 dB for sentences of people, 4 dB for single words cut without
-    a pause, which are estimated too low.
+    Of white noise added at 0 to 20 dB to sentences of people it is within 2 dB. Words cut without a pause are estimated
+    too low, the more the cleaner they are: at 20 dB by 3 dB on average, with a standard deviation of up to 7 dB.
     """
     if len(samples) < FRAME + (FEWEST - 1) * HOP:
         return None

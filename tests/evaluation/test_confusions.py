@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from speechkit.evaluation.confusions import NOTHING, Confusion, matrix
+from speechkit.evaluation.confusions import NOTHING, Confusion, count_matrix
 from speechkit.evaluation.errors import score
 
 
@@ -57,4 +57,4 @@ def test_the_text_twin_puts_a_combining_mark_on_a_circle():
 def test_nothing_makes_an_empty_matrix():
     empty = score([""], [""]).characters()
     assert empty.labels == (NOTHING,) and empty.right == 0 and empty.top() == ()
-    assert matrix([("a", "b")]).row("a") == {"b": 1}
+    assert count_matrix([("a", "b")]).row("a") == {"b": 1}

@@ -81,6 +81,11 @@ def test_families_pool_their_cells(cross):
     assert (pooled.blocks, pooled.drawn) == (1, "clips"), "one clip that two models heard is one draw"
 
 
+def test_two_unknown_families_are_not_kin():
+    row = {"xx": SETS["uk"]}
+    assert not cross_evaluate([Ear("yy-ear", "yy", NATIVE.heard)], row).donors("xx")[0].kin
+
+
 def test_families_can_be_added_and_overridden():
     assert family_of("pt-BR") == family_of("es") == "Romance" and family_of("xx") == family_of(None) == UNKNOWN
     assert family_of("xx", {"xx": "Island"}) == "Island" and family_of("pl", {"pl": "West Slavic"}) == "West Slavic"
@@ -94,6 +99,8 @@ def test_confusions_are_of_sounds(cross):
     found = wrong.confusions("e", "uk")
     assert [(row.reference, row.hypothesis) for row in found.substitutions] == [("l", "d")]
     assert cross.confusions("pl-ear", "uk").totals == (0, 0, 0)
+    assert wrong.sounds("e", "uk").row("l") == {"d": 1}
+    assert cross.sounds("pl-ear", "uk").right == cross.cell("pl-ear", "uk").romanized.count
 
 
 def test_letters_compare_spelling_instead(cross):

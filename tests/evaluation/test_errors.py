@@ -120,6 +120,19 @@ def test_an_utterance_of_nothing_has_a_rate_only_if_nothing_was_heard():
     assert "–" in repr(loud)
 
 
+def test_a_report_without_utterances_is_empty_in_every_view():
+    empty = ErrorReport(())
+    assert empty.wer.count == empty.raw_cer.count == 0 and empty.worst() == () and empty.seconds == 0
+    assert "0 utterances" in empty.table() and "0 utterances" in empty._repr_html_()
+    assert empty.by("speaker").table() == "by speaker: no utterances" and empty.characters().right == 0
+
+
+def test_raw_rates_of_a_table_without_raw_texts_are_those_of_its_texts(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("name,reference,hypothesis\n1,a b,a c\n", encoding="utf-8")
+    assert ErrorReport.from_csv(path).raw_wer.errors == 1
+
+
 def test_an_empty_hypothesis_deletes_everything():
     assert score("a b c", "").wer.value == 1.0
 
