@@ -12,6 +12,7 @@ These are scores for ranking and colouring, not calibrated probabilities.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from speechkit.asr.frames import FrameGrid
 
 __all__ = ["Alphabet", "BestPath", "Run", "best_path", "decode", "runs", "text_of"]
+
+_JAMO = re.compile(r"[\u1100-\u11ff]")  # Korean letters that NFC joins into syllables
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,10 @@ def text_of(words: tuple[Word, ...]) -> str:
 
 def _word(chars: list[Char]) -> Word:
     confidence = min(char.confidence for char in chars)
-    return Word("".join(c.text for c in chars), chars[0].start_s, chars[-1].end_s, confidence, tuple(chars))
+    text = "".join(char.text for char in chars)
+    if _JAMO.search(text):  # a vocabulary of letters instead of syllables
+        text = unicodedata.normalize("NFC", text)
+    return Word(text, chars[0].start_s, chars[-1].end_s, confidence, tuple(chars))
 
 
 @lru_cache(maxsize=8192)

@@ -134,3 +134,10 @@ def test_words_are_in_order_within_the_audio_and_confidences_in_0_1(ids: list[in
     assert all(a <= b for a, b in zip(ends, starts[1:], strict=False))
     assert all(0 <= w.start_s < w.end_s <= end and 0 <= w.confidence <= 1 for w in words)
     assert all(w.text == "".join(c.text for c in w.chars) and w.text.strip() for w in words)
+
+
+def test_korean_spelt_in_jamo_is_written_in_syllables() -> None:
+    jamo = "\u1112\u1161\u11ab\u1100\u1173\u11af"  # 한글, letter by letter
+    alphabet = Alphabet(("", *jamo), blank=0, delimiter=None)
+    word = decode(path_of([1, 2, 3, 4, 5, 6]), alphabet, GRID, 1e9)[0]
+    assert word.text == "한글" and len(word.chars) == 6
