@@ -86,7 +86,8 @@ class Augmentation:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise PlanError(f"augmentation has no option {', '.join(unknown)}; it has {', '.join(known)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        options: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+        return cls(**options)
 
 
 def augment(samples: np.ndarray, rng: np.random.Generator, how: Augmentation) -> np.ndarray:

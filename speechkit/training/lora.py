@@ -21,7 +21,7 @@ import torch
 
 from speechkit import extras
 from speechkit.asr.batch import normalise
-from speechkit.asr.check import ragged_clips
+from speechkit.asr.check import HALF_BOUNDS, ragged_clips
 from speechkit.errors import ModelError, OutputError, PlanError
 from speechkit.training.anatomy import Anatomy, core_of
 
@@ -59,9 +59,10 @@ class Merged:
     """A model whose updates are part of its weights, and how far its outputs are from those of the adapter."""
 
     model: Any = field(repr=False)  # plain transformers, evaluation mode
-    difference: float  # largest |Δ log p| between merged and adapter
-    effect: float  # largest |Δ log p| between adapter and the model without it: 0 means that nothing was learnt
+    difference: float  # the largest between merged and adapter
+    effect: float  # the largest between adapter and the model without it: 0 means that nothing was learnt
     bound: float = BOUND
+    quantity: str = "log p"  # that was compared; in half precision "p", as in `asr.check`
 
     @property
     def ok(self) -> bool:
@@ -71,8 +72,8 @@ class Merged:
         verdict = "ok" if self.ok else "DIFFERENT"
         note = "" if self.effect else "; the updates change nothing: they were not trained"
         return (
-            f"merged == adapter: max |Δ log p| {self.difference:.1e} (bound {self.bound:.0e}), where the adapter "
-            f"changes the model by {self.effect:.1e}: {verdict}{note}"
+            f"merged == adapter: max |Δ {self.quantity}| {self.difference:.1e} (bound {self.bound:.0e}), where the "
+            f"adapter changes the model by {self.effect:.1e}: {verdict}{note}"
         )
 
 
@@ -162,7 +163,11 @@ def merge_lora(model: Any, clips: Sequence[NDArray[np.float32]] | None = None) -
     finally:
         model.train(training)
     joined = [_log_probs(merged, row) for row in rows]
-    return Merged(merged, _apart(joined, adapted), _apart(adapted, plain))
+    half = HALF_BOUNDS.get(str(next(merged.parameters()).dtype).removeprefix("torch."))
+    if half is not None:
+        joined, adapted, plain = ([row.exp() for row in found] for found in (joined, adapted, plain))
+    apart, effect = _apart(joined, adapted), _apart(adapted, plain)
+    return Merged(merged, apart, effect, half or BOUND, "p" if half else "log p")
 
 
 def _peft() -> ModuleType:

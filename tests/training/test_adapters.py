@@ -106,6 +106,18 @@ def test_a_live_recognizer_changes_domain_and_back(demo_clips: list[DemoClip]) -
     assert swap_adapter(recognizer, base).name == "clinic"
 
 
+def test_the_adapter_of_a_trained_folder_works_on_the_model_it_came_from(tmp_path: Path) -> None:
+    written(tiny(), tmp_path / "base")
+    model = tiny()
+    add_adapters(model, 4)
+    tuned = load_asr(written(trained(model, 1), tmp_path / "tuned"), device="cpu")
+    base = load_asr(tmp_path / "base", device="cpu")
+    clip = 0.1 * sound(1, 16_000)[0].numpy()
+    assert not np.array_equal(base.log_probs(clip), tuned.log_probs(clip))
+    swap_adapter(base, take_adapter(tuned, "digits"))
+    np.testing.assert_array_equal(base.log_probs(clip), tuned.log_probs(clip))
+
+
 def test_an_adapter_brings_its_own_alphabet(tmp_path: Path) -> None:
     recognizer = load_asr(written(tiny(), tmp_path / "model"), device="cpu")
     clip = 0.1 * sound(1, 32_000)[0].numpy()

@@ -78,6 +78,12 @@ def test_merging_leaves_the_adapter_as_it_is_and_gives_a_folder_that_opens(tmp_p
     torch.testing.assert_close(logits(recognizer.model), logits(merged))
 
 
+def test_half_precision_compares_probabilities_with_a_bound_of_its_own() -> None:
+    merged = merge_lora(trained(add_lora(tiny())).to(torch.bfloat16))
+    assert (merged.quantity, merged.bound) == ("p", 0.1) and merged.ok and merged.effect > 0
+    assert str(merged).startswith("merged == adapter: max |Δ p| ")
+
+
 def test_a_broken_merge_does_not_pass() -> None:
     model = trained(add_lora(tiny()))
     with torch.no_grad():
