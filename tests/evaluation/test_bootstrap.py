@@ -92,3 +92,16 @@ def test_groups_are_summed_and_must_be_one_per_utterance():
     assert pooled([[1, 2]]).tolist() == [[1, 2]]
     with pytest.raises(DataError, match="1 groups for 2 utterances; give one per utterance"):
         pooled([[1, 2]], ["a"])
+
+
+def test_where_speakers_differ_only_drawing_speakers_tells_how_far_the_rate_may_be_off():
+    rng = np.random.default_rng(0)
+    held = {"utterances": 0, "speakers": 0}
+    for trial in range(150):
+        home = np.repeat(np.arange(24), 10)
+        said = rng.integers(4, 12, 240)
+        wrong = rng.binomial(said, np.repeat(rng.beta(1, 6, 24), 10))  # a speaker's rate is 1/7 on average
+        for name, groups in (("utterances", None), ("speakers", home.tolist())):
+            low, high = interval(*pooled([wrong, said], groups), draws=400, seed=trial)
+            held[name] += low <= 1 / 7 <= high
+    assert held["utterances"] / 150 < 0.75 < 0.85 < held["speakers"] / 150
