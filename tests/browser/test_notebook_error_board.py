@@ -1,8 +1,6 @@
-"""The error board in a real JupyterLab with a real kernel: filters, a word to hear, a table to save, no sound saved."""
+"""The error board in a real JupyterLab with a real kernel: filters, a word to hear and a table to save."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
@@ -31,7 +29,7 @@ ErrorBoard(score(said, heard, names=names, audio=[path] * 31, options=quick), "i
 
 
 def test_a_board_answers_in_jupyterlab(run_notebook):
-    watched, path = run_notebook([CELL.strip()], before=RECORD)
+    watched, _ = run_notebook([CELL.strip()], before=RECORD)
     page = watched.page
     word = page.get_by_role("button", name="substituted: fourteen, heard forty")
     word.click(timeout=WAIT_MS)
@@ -53,12 +51,5 @@ def test_a_board_answers_in_jupyterlab(run_notebook):
     with page.expect_download(timeout=WAIT_MS) as saving:
         page.get_by_role("button", name="Save as CSV").click()
     assert saving.value.suggested_filename == "in-the-lab.csv"
-
-    page.keyboard.press("Control+s")
-    page.wait_for_function("!document.querySelector('.jp-mod-dirty')", timeout=WAIT_MS)
-    saved = path.read_text(encoding="utf-8")
-    twin = "".join(json.loads(saved)["cells"][0]["outputs"][0]["data"]["text/html"])
-    assert "most confused: fourteen → forty 1" in twin
-    assert len(saved) < 40_000, "a page of rows and the twins, no sound"
     assert watched.errors == []
     assert watched.outside == []
