@@ -361,7 +361,7 @@ class View {
     }));
     const cell = (said, heard, count, right) => {
       const td = make("td", { class: right ? "eb-right" : count ? "eb-wrong" : "" }, ...(count ? [right ? `${count}` : pick(said, heard, `${count}`)] : []));
-      if (count && !right) td.style.setProperty("--eb-share", `${12 + (48 * count) / most}%`);
+      if (count && !right) td.style.setProperty("--share", `${12 + (48 * count) / most}%`);
       return td;
     };
     const head = make("tr", {}, make("th", { class: "eb-corner" }, "said ↓ heard →"), ...labels.map((label) => make("th", { scope: "col" }, name(label))));
