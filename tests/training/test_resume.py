@@ -49,6 +49,7 @@ def run(config: FinetuneConfig, tmp_path: Path, *options: str) -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_checkpoints_goes_on_to_the_same_curve(model: Path, whole: Path, tmp_path: Path) -> None:
     config = small(tmp_path / "run", model, layerdrop=0.2)
     killed = run(config, tmp_path, "--kill-at", "7")
@@ -71,7 +72,7 @@ def test_the_random_numbers_of_the_run_matter(model: Path, whole: Path, tmp_path
     assert losses(tmp_path)[:4] != pytest.approx(losses(whole)[:4], rel=1e-3)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="file size limits are of Unix")
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_its_last_checkpoint_and_best_model_whole(model: Path, tmp_path: Path) -> None:
     config = small(tmp_path / "run", model)
     failed = run(config, tmp_path, "--limit", "4000")
