@@ -1,1 +1,4 @@
-"""How right a transcript is, how true its confidences are, what the layers of a model know. Imports no torch."""
+"""How right a transcript is, in which words and languages, how true its confidences are, what the layers of a model know.
+
+Imports no torch.
+"""
