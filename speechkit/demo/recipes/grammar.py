@@ -19,11 +19,11 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 class Grammar:
-    """One language's templates and slots."""
+    """One language's templates and slots; `file` names another grammar of that language beside this module."""
 
-    def __init__(self, language: str) -> None:
+    def __init__(self, language: str, file: str = "") -> None:
         self.language = language
-        path = Path(__file__).with_name(f"grammar_{language}.toml")
+        path = Path(__file__).with_name(file or f"grammar_{language}.toml")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         self.templates = data["templates"].strip().splitlines()
         self.slots = {name: _phrases(text) for name, text in data["slots"].items()}
