@@ -10,13 +10,11 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from speechkit_kernels.reference import masked_group_norm
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import torch
 
 __all__ = ["MaskedGroupNorm", "attach", "detach", "lengths_known"]
 
@@ -35,7 +33,10 @@ class MaskedGroupNorm(nn.Module):
         if self.lengths is None:
             # the module that was replaced, bit for bit: a single clip must equal plain transformers
             return nn.functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-        return masked_group_norm(x, self.lengths, self.weight, self.bias, self.num_groups, self.eps)
+        # the native kernel, clip by clip, sees each one's own frames only; it is several times as fast as masked sums
+        parts = [x[row : row + 1, :, :frames] for row, frames in enumerate(self.lengths)]
+        normed = [nn.functional.group_norm(part, self.num_groups, self.weight, self.bias, self.eps) for part in parts]
+        return torch.cat([nn.functional.pad(part, (0, x.shape[-1] - part.shape[-1])) for part in normed])
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, lengths={self.lengths}"

@@ -16,9 +16,8 @@ import random
 import shutil
 import sys
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +29,8 @@ from speechkit.asr import checkpoint, decode
 from speechkit.device import choose_device, cpu_cores
 from speechkit.errors import DataError, PlanError
 from speechkit.evaluation import metrics
+from speechkit.training import adapters, check, strategies
 from speechkit.training import base as bases
-from speechkit.training import check, strategies
 from speechkit.training.batches import BatchPlan
 from speechkit.training.card import card
 from speechkit.training.collate import Batches, Clips
@@ -98,7 +97,7 @@ class _Run:
         self.reports = [self._checked(rows, name) for rows, name in ((train, "training"), (dev, "development"))]
         self.train, self.dev = (tuple(report.kept) for report in self.reports)
         self.base.configure(config, self.device)
-        self.applied = strategies.apply_strategy(self.base.model, config.strategy, _options(config))
+        self.applied = strategies.apply_strategy(self.base.model, config.strategy, config.strategy_options)
         if config.checkpointing:
             strategies.enable_checkpointing(self.applied.model)
         self.vocabulary = vocabulary
@@ -225,6 +224,9 @@ class _Run:
         with self.folder.writing("best"):
             self.applied.plain().save_pretrained(fresh)
             self.base.processor.save_pretrained(fresh)
+            if self.config.strategy == "adapters":  # apart too, to be swapped in
+                name, tokenizer = self.base.language or "domain", self.vocabulary.tokenizer()
+                adapters.save_adapter(adapters.take_adapter(self.applied.model, name, tokenizer), fresh)
             self.folder.publish(fresh, self.folder.best)
 
     def _finish(self, watch: Watch, batches: Batches, step: int) -> None:
@@ -326,16 +328,6 @@ def _curve_of(folder: RunFolder, last: int) -> Any:
     path = folder.path / "curve.jsonl"
     points = Curve.load(path).points if last and path.is_file() else ()
     return Curve(tuple(point for point in points if point.step <= last))
-
-
-def _options(config: FinetuneConfig) -> strategies.StrategyOptions:
-    known = [one.name for one in fields(strategies.StrategyOptions)]
-    for name in config.strategy_options:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            raise PlanError(f"strategy_options has no {name!r}; {hint}")
-    return strategies.StrategyOptions(**config.strategy_options)
 
 
 def _augmentation(config: FinetuneConfig) -> Any:

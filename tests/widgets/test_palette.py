@@ -13,7 +13,14 @@ from speechkit.widgets import palette
 from speechkit.widgets.palette import KINDS, LEVELS, Shade, level
 
 STATIC = Path(palette.__file__).parent / "static"
-SHEETS = {"player": "tp", "sound_map": "sm", "unit_browser": "ub", "microphone": "mi"}
+SHEETS = {
+    "player": "tp",
+    "sound_map": "sm",
+    "unit_browser": "ub",
+    "microphone": "mi",
+    "metrics": "lm",
+    "error_board": "eb",
+}
 NAMED: dict[str, Shade] = {kind.name: kind.shade for kind in LEVELS} | {
     name: getattr(palette, name.upper()) for name in ("ink", "soft", "line", "paper", "panel", "accent", "now")
 }
