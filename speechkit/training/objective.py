@@ -18,6 +18,8 @@ from torch import nn
 if TYPE_CHECKING:
     from transformers import Wav2Vec2ForPreTraining
 
+    from speechkit.training.masked_units import MaskedUnits
+
 __all__ = ["Objective", "Pretraining", "Quantized", "perplexity", "quantize"]
 
 
@@ -41,6 +43,7 @@ class Objective:
     correct: torch.Tensor  # masked frames whose true target scored highest
     masked: torch.Tensor  # masked frames
     counts: torch.Tensor  # (G, V) how often each entry was chosen
+    unit_accuracy: torch.Tensor  # share of masked frames whose acoustic unit was named; NaN without units
 
     def __getitem__(self, name: str) -> Any:
         """`Trainer` reads `outputs["loss"]`."""
@@ -88,6 +91,8 @@ class Pretraining(nn.Module):
         self.temperature = 2.0
         self.cnn_gradient = cnn_gradient  # the convolutions' gradient is this many times what it would be
         self.feature_penalty = feature_penalty
+        self.units: MaskedUnits | None = None  # named besides, with this weight
+        self.unit_weight = 1.0
 
     def forward(
         self,
@@ -120,14 +125,17 @@ class Pretraining(nn.Module):
             entries = config.num_codevector_groups * config.num_codevectors_per_group
             diversity = (entries - perplexity(found.shares).sum()) / entries
             penalty = features.float().pow(2).mean()
+            loss = contrastive + config.diversity_loss_weight * diversity + self.feature_penalty * penalty
+            named = None if self.units is None else self.units(context, input_values, mask)
         return Objective(
-            loss=contrastive + config.diversity_loss_weight * diversity + self.feature_penalty * penalty,
+            loss=loss if named is None else loss + self.unit_weight * named.loss,
             contrastive=contrastive.detach(),
             diversity=diversity.detach(),
             feature_penalty=penalty.detach(),
             correct=_correct(logits.detach()),
             masked=present.sum(),
             counts=nn.functional.one_hot(found.codes, config.num_codevectors_per_group).sum(dim=0),
+            unit_accuracy=loss.new_tensor(float("nan")) if named is None else named.accuracy,
         )
 
     def _context(self, hidden: torch.Tensor, mask: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:

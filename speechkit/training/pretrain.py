@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from speechkit.asr.frames import FrameGrid
 from speechkit.errors import DataError
+from speechkit.training.masked_units import MaskedUnits, fit_units
 from speechkit.training.objective import Pretraining, perplexity
 from speechkit.training.pretrain_config import PretrainConfig, PretrainCurve, PretrainPoint, precision
 from speechkit.training.pretrain_doctor import Finding, diagnose
@@ -96,11 +98,16 @@ def pretrain(
         if arguments.process_index == 0:
             _write_record(config, output, start, str(chosen))
     module = Pretraining(net, config.cnn_gradient, config.penalty)
+    batches = PlannedBatches(windows, _plan(config, watch, extractor.do_normalize, arguments.world_size), grid)
+    if config.unit_weight:
+        with arguments.main_process_first(local=False, desc="fitting the units"):
+            module.units = _units(config, batches, grid, net.config.hidden_size)
+        module.unit_weight = config.unit_weight
     curve = _Curve(config, output / "curve.jsonl", watch, from_step=int(last.name.partition("-")[2]) if last else 0)
     trainer = PretrainTrainer(
         model=module,
         args=arguments,
-        train_dataset=PlannedBatches(windows, _plan(config, watch, extractor.do_normalize, arguments.world_size), grid),
+        train_dataset=batches,
         data_collator=lambda rows: rows[0],
         callbacks=[curve],
     )
@@ -152,7 +159,7 @@ class _Curve(TrainerCallback):
 
     def add(self, found: Objective, samples: int) -> None:
         """One batch; nothing is copied from the device before a point is due."""
-        scalars = (found.contrastive, found.diversity, found.correct, found.masked)
+        scalars = (found.contrastive, found.diversity, found.correct, found.masked, found.unit_accuracy)
         self.parts.append(torch.stack([value.detach().float() for value in scalars]))
         self.counts = found.counts if self.counts is None else self.counts + found.counts
         self.heard_s += samples / 16_000
@@ -172,7 +179,7 @@ class _Curve(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs or not self.parts:
             return  # the summary at the end
-        contrastive, diversity, correct, masked = torch.stack(self.parts).double().cpu().unbind(dim=1)
+        contrastive, diversity, correct, masked, named = torch.stack(self.parts).double().cpu().unbind(dim=1)
         counts = cast("torch.Tensor", self.counts).double().cpu()
         point = PretrainPoint(
             step=int(state.global_step),
@@ -186,6 +193,7 @@ class _Curve(TrainerCallback):
             accuracy=float(correct.sum() / masked.sum()),
             perplexity=float(perplexity(counts / counts.sum(dim=1, keepdim=True)).mean()),
             temperature=self.config.temperature_at(state.global_step - 1),
+            unit_accuracy=float(named.mean()) if self.config.unit_weight else None,
         )
         self.parts, self.counts = [], None
         self.curve = replace(self.curve, points=(*self.curve.points, point))
@@ -241,6 +249,18 @@ def _plan(config: PretrainConfig, watch: Watch, normalise: bool, processes: int)
         normalise=normalise,
         transform=watch.transform,
     )
+
+
+def _units(config: PretrainConfig, batches: PlannedBatches, grid: FrameGrid, width: int) -> MaskedUnits:
+    """The clusters of this run, fitted on its own first batches or read from its folder."""
+    path = Path(config.output) / "units.safetensors"
+    if not path.is_file():
+        rows = (row.numpy() for step in range(len(batches)) for row in batches[step]["input_values"])
+        centroids = fit_units(rows, grid, config.units, config.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"centroids": centroids}, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+    return MaskedUnits(load_file(path)["centroids"], width, grid)
 
 
 def _last_whole(folder: Path) -> Path | None:

@@ -48,6 +48,9 @@ class PretrainConfig:
     # features have found their size (demo/en's have a mean square of 15,000: nothing else would be trained)
     feature_penalty: float | None = None
     cnn_gradient: float = 0.1  # the convolutions' gradients are scaled by this
+    # besides, masked frames' clusters of MFCCs are named (`masked_units.py`), with this weight; 0: as published
+    unit_weight: float = 0.0
+    units: int = 100  # clusters
     temperature: tuple[float, float] = (2.0, 0.5)  # Gumbel softmax, from and to
     temperature_share: float = 0.6  # of the steps, over which it falls exponentially
     precision: str = "auto"  # "float32", "bfloat16", "float16"; the weights are always float32
@@ -63,7 +66,7 @@ class PretrainConfig:
         object.__setattr__(self, "temperature", tuple(self.temperature))
         for names, least in (
             (("steps", "accumulation", "log_every", "save_every", "mask_frames", "negatives", "codebooks"), 1),
-            (("codes",), 2),
+            (("codes", "units"), 2),
         ):
             for name in names:
                 if getattr(self, name) < least:
@@ -122,6 +125,7 @@ class PretrainPoint(Point):
     accuracy: float | None = None  # share of masked frames whose true target scored above all negatives
     perplexity: float | None = None  # entries in use per codebook, 1 to V, counted since the point before
     temperature: float | None = None  # of the Gumbel softmax
+    unit_accuracy: float | None = None  # share of masked frames whose acoustic unit was named
 
     def __str__(self) -> str:
         parts = [f"step {self.step}"]
@@ -129,6 +133,7 @@ class PretrainPoint(Point):
             value = getattr(self, name)
             parts += [form.format(value)] if value is not None else []
         parts += [f"accuracy {self.accuracy:.1%}"] if self.accuracy is not None else []
+        parts += [f"units named {self.unit_accuracy:.1%}"] if self.unit_accuracy is not None else []
         parts += [f"{self.perplexity:.1f} codes in use per book"] if self.perplexity is not None else []
         return ", ".join(parts)
 

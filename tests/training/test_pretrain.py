@@ -125,6 +125,20 @@ def test_a_stopped_run_leaves_a_checkpoint_and_may_be_made_longer(tmp_path: Path
     assert longer.curve.last.step == 14
 
 
+def test_units_are_named_besides_and_a_stopped_run_goes_on_with_the_same_ones(tmp_path: Path) -> None:
+    settings = {"unit_weight": 1.0, "units": 4}
+    whole = pretrain(config(tmp_path / "whole", **settings), tones(12), architecture=tiny())
+    points: list[PretrainPoint] = []
+    early = Watch(on_point=points.append, stop=lambda: bool(points) and points[-1].step >= 4)
+    for watch in (early, Watch()):
+        pieces = pretrain(config(tmp_path / "pieces", **settings), tones(12), architecture=tiny(), watch=watch)
+    ends = [[point.unit_accuracy for point in found.curve.points if point.step >= 8] for found in (whole, pieces)]
+    assert len(ends[0]) == 3 and ends[0] == pytest.approx(ends[1])
+    one, other = (Wav2Vec2ForPreTraining.from_pretrained(found.model).state_dict() for found in (whole, pieces))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    assert not any(name.startswith("units") for name in one), "the reader of the units is no part of the model"
+
+
 def test_a_pretraining_checkpoint_keeps_its_quantiser(done: PretrainResult, tmp_path: Path) -> None:
     settings = config(tmp_path, start=str(done.model), steps=1, log_every=1, learning_rate=1e-9)
     result = pretrain(settings, tones(4))
