@@ -111,7 +111,8 @@ def write_domain(folder: str | os.PathLike[str], options: DomainOptions | None =
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error}; give another folder") from error
     new = tuple(sorted(domain.vocabulary() - everyday.vocabulary()))
-    return Domain(target, *(target / f"{name}.csv" for name in sets), new_words=new, options=chosen)
+    train, test, general, general_test = (target / f"{name}.csv" for name in sets)
+    return Domain(target, train, test, general, general_test, new, chosen)
 
 
 def _spoken(grammar: Grammar, count: int, voices: Sequence[Voice], seed: str, clips: Path) -> list[Row]:

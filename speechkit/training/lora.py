@@ -12,6 +12,8 @@ model that hears as soon as the head was resized; gradients that reach every upd
 from __future__ import annotations
 
 import copy
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,7 @@ from speechkit.training.anatomy import Anatomy, core_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
     import numpy as np
@@ -98,7 +100,8 @@ def add_lora(model: Any, options: LoraOptions | None = None) -> Any:
         target_modules=targets,
         modules_to_save=["lm_head"],
     )
-    wrapped = _ready(peft.get_peft_model(parts.model, config))
+    with _without_rename_note():
+        wrapped = _ready(peft.get_peft_model(parts.model, config))
     still = _without_gradient(wrapped)
     if still:
         wrapped.unload()
@@ -135,7 +138,8 @@ def load_lora(model: Any, folder: str | os.PathLike[str], trainable: bool = Fals
     parts = Anatomy.of(model)
     _front_end_off(parts)
     try:
-        wrapped = _peft().PeftModel.from_pretrained(parts.model, str(folder), is_trainable=trainable)
+        with _without_rename_note():
+            wrapped = _peft().PeftModel.from_pretrained(parts.model, str(folder), is_trainable=trainable)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
@@ -172,6 +176,14 @@ def merge_lora(model: Any, clips: Sequence[NDArray[np.float32]] | None = None) -
 
 def _peft() -> ModuleType:
     return extras.require("peft", extra="train", purpose="LoRA")
+
+
+@contextmanager
+def _without_rename_note() -> Iterator[None]:
+    """peft asks for a property that transformers renamed: a note to peft's developers, on every user's screen."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def _targets(parts: Anatomy, options: LoraOptions) -> str:

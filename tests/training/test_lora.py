@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def test_updates_change_nothing_until_they_are_trained() -> None:
     merged = merge_lora(model)
     assert merged.effect == 0 and merged.ok
     assert "the updates change nothing: they were not trained" in str(merged)
+
+
+def test_nobody_is_told_of_properties_that_were_renamed(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        load_lora(tiny(), save_lora(add_lora(tiny(), LoraOptions(rank=2)), tmp_path))
 
 
 def test_the_head_and_the_updates_learn_and_nothing_else() -> None:
