@@ -356,14 +356,19 @@ def _about_curve(watch: Watch) -> list[str]:
 
 @contextmanager
 def _import_notes_off() -> Iterator[None]:
-    """The trainer imports bitsandbytes where it is installed, which then logs that it has no 4-bit kernel for CPUs."""
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """The trainer imports bitsandbytes where it is installed, which then logs that it has no 4-bit kernel for CPUs.
+
+    It also asks the package `kernels` for one, which logs that offline it cannot check who published it.
+    """
+    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "kernels")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
