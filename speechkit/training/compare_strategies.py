@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from speechkit.asr.model import load_asr
 from speechkit.errors import DataError
 from speechkit.evaluation.compare import Comparison, compare
-from speechkit.training.callbacks import asked
 from speechkit.training.evaluate import evaluate
 from speechkit.training.finetune import finetune
 from speechkit.widgets.palette import card
@@ -129,16 +128,10 @@ class StrategyTable:
         )
 
     def _repr_html_(self) -> str:
-        right = ' style="text-align:right"'
-        head = "".join(f"<th{right if at else ''}>{escape(cell)}</th>" for at, cell in enumerate(self.head))
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td{right if at else ''}>{escape(cell)}</td>" for at, cell in enumerate(run.cells))
-            + "</tr>"
-            for run in self.runs
-        )
+        head = _html_row(self.head, "th")
+        body = "".join(_html_row(run.cells, "td") for run in self.runs)
         return (
-            f'<section aria-label="Strategies" style="{card()}"><table><thead><tr>{head}</tr></thead>'
+            f'<section aria-label="Strategies" style="{card()}"><table><thead>{head}</thead>'
             f"<tbody>{body}</tbody></table></section>"
         )
 
@@ -177,7 +170,7 @@ def compare_strategies(
     add(BEFORE, None, config.model)
     for name, one in chosen.items():
         result = finetune(one, train, dev, stop=stop)
-        if asked(stop):
+        if result.ending == "stopped":
             break
         if result.best is None:
             raise DataError(f"run {name} left no model: {result}")
@@ -195,3 +188,10 @@ def _configurations(config: FinetuneConfig, runs: Runs | None) -> dict[str, Fine
         folder = str(Path(config.folder) / name)
         found[name] = config.replace(**{"strategy": name, "folder": folder, **changes})
     return found
+
+
+def _html_row(cells: Sequence[str], tag: str) -> str:
+    """Names to the left, figures to the right: notebooks put all of them to the right."""
+    sides = ["left", *["right"] * (len(cells) - 1)]
+    styled = (f'<{tag} style="text-align:{side};padding:3px 12px">' for side in sides)
+    return f"<tr>{''.join(f'{start}{escape(cell)}</{tag}>' for start, cell in zip(styled, cells, strict=True))}</tr>"
