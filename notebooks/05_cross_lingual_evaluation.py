@@ -267,8 +267,7 @@ for model in matrix.models:
     row = {cell.language: cell.rate("romanized").value for cell in matrix.cells if cell.model == model}
     assert min(row, key=row.get) == matrix.cell(model, languages[0]).model_language, (model, row)
 assert not matrix.failures and all(point.fresh for point in live.points) and len(live.points) == 2 * len(chosen)
-pretrained = [start.name for start in chosen if start.model]
-assert all(cer[name, 3] < cer[name, 1] for name in pretrained), "three minutes are better than one"
-assert min(cer[name, 3] for name in pretrained) < cer[transfer.SCRATCH, 3], "some start is better than none"
+for start in (start for start in chosen if start.model in {donor, "demo/en"}):  # what the encoder does is shown, not promised
+    assert cer[start.name, 3] < min(cer[start.name, 1], cer[transfer.SCRATCH, 3]), start
 shutil.rmtree(work)
 print(f"ok: best at three minutes: {min(chosen, key=lambda start: cer[start.name, 3]).name}")
