@@ -64,7 +64,7 @@ def _run(python: Path, code: str, folder: Path) -> str:
 
 
 def _assets() -> set[str]:
-    places = [ROOT / "speechkit" / name for name in ("demo/clips", "demo/models", "widgets/static")]
+    places = [ROOT / "speechkit" / name for name in ("demo/clips", "demo/models", "demo/figures", "widgets/static")]
     return {path.relative_to(ROOT).as_posix() for place in places for path in place.rglob("*") if path.is_file()}
 
 

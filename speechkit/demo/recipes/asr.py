@@ -245,6 +245,8 @@ def _origin(folder: Path, language: str) -> str:
     if not record.is_file():
         return f"the weights of {folder.name}"
     recipe = json.loads(record.read_text(encoding="utf-8"))["recipe"]
+    if "language" not in recipe:  # the encoder's
+        return "demo/encoder"
     if recipe["language"] != language:
         return f"demo/{recipe['language']}"
     return f"an earlier model of this recipe ({recipe['steps']} steps of {recipe['budget_s']:g} s)"
