@@ -53,7 +53,9 @@ class StrategyOptions:
             longer = [f"{prefix}{name}" for prefix in _PREFIXES.get(strategy, ())]
             full = next((option for option in (name, *longer) if option in known), None)
             if full is None:
-                raise PlanError(f"strategies have no option {name!r}; they have {', '.join(known)}")
+                near = get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise PlanError(f"strategies have no option {name!r}; {hint}they have {', '.join(known)}")
             named[full] = value
         return cls(**named)
 

@@ -298,7 +298,7 @@ def test_another_architecture_and_a_broken_folder_are_refused(tmp_path: Path, mo
         finetune(small(tmp_path / "run", tmp_path / "nothing"), TRAIN, DEV)
     with pytest.raises(PlanError, match="top-9 was asked of a model with 2 encoder layers"):
         finetune(small(tmp_path / "run", model, strategy="top-9"), TRAIN, DEV)
-    with pytest.raises(PlanError, match=r"strategy_options has no 'lora_rnk'; did you mean 'lora_rank'\?"):
+    with pytest.raises(PlanError, match=r"strategies have no option 'lora_rnk'; did you mean 'lora_rank'\?"):
         finetune(small(tmp_path / "run", model, strategy_options={"lora_rnk": 2}), TRAIN, DEV)
 
 
