@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechkit import audio, demo
-from speechkit.errors import DataError, OutputError, SpeechkitError
+from speechkit.errors import DataError, SpeechkitError
 from speechkit.evaluation import donors
 from speechkit.evaluation.cells import Cell, Clip, check_figure, from_row, scored, sound_columns, to_row
 from speechkit.evaluation.confusions import count_matrix, count_pairs
+from speechkit.evaluation.written import write_text
 from speechkit.terminal import width
 from speechkit.types import Transcript
 
@@ -155,13 +156,7 @@ class CrossLingual:
 
         head = {"kind": KIND, "speechkit": __version__, "scheme": self.scheme, "families": dict(self.families)}
         text = json.dumps(head | {"cells": [to_row(cell) for cell in self.cells]}, ensure_ascii=False, indent=1)
-        try:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written: {error.strerror}; give a file in a folder that exists"
-            ) from error
-        return Path(path)
+        return write_text(path, text + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CrossLingual:

@@ -17,10 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechkit.errors import DataError, OutputError
+from speechkit.errors import DataError
 from speechkit.evaluation.errors import ErrorReport
 from speechkit.evaluation.metrics import Rate
 from speechkit.evaluation.savings import Saving, saving
+from speechkit.evaluation.written import write_text
 
 if TYPE_CHECKING:
     import os
@@ -165,13 +166,7 @@ class Efficiency:
         """JSON with date, command and versions of every point; the inverse of :meth:`load`. Raises OutputError."""
         rows = [{key: value for key, value in asdict(point).items() if key != "fresh"} for point in self.points]
         held = {"kind": KIND, "language": self.language, "name": self.name, "points": _plain(rows)}
-        try:
-            Path(path).write_text(json.dumps(held, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written: {error.strerror}; give a file in a folder that exists"
-            ) from error
-        return Path(path)
+        return write_text(path, json.dumps(held, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Efficiency:

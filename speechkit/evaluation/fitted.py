@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechkit.errors import DataError, OutputError
+from speechkit.errors import DataError
+from speechkit.evaluation.written import write_text
 
 if TYPE_CHECKING:
     import os
@@ -68,11 +69,7 @@ def save(calibration: Any, path: str | os.PathLike[str]) -> Path:
     from speechkit import __version__
 
     row = {"kind": type(calibration).__name__, "speechkit": __version__, **asdict(calibration)}
-    try:
-        Path(path).write_text(json.dumps(row, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}; give a file in a folder that exists") from error
-    return Path(path)
+    return write_text(path, json.dumps(row, indent=2, ensure_ascii=False) + "\n")
 
 
 def load(kind: str, names: tuple[str, ...], path: str | os.PathLike[str]) -> dict[str, Any]:
