@@ -87,7 +87,8 @@ def test_only_the_convolutions_get_a_tenth_of_their_gradient() -> None:
         found.append({name: p.grad.clone() for name, p in net.named_parameters()})
     for name in found[0]:
         share = 0.1 if "feature_extractor" in name else 1.0
-        assert torch.allclose(found[1][name], share * found[0][name], rtol=1e-4, atol=1e-8), name
+        wanted = share * found[0][name]  # single entries are small differences of large sums
+        assert (found[1][name] - wanted).norm() <= 1e-4 * wanted.norm(), name
 
 
 def test_a_padded_row_counts_as_it_does_alone() -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -45,7 +46,8 @@ def run(config: FinetuneConfig, tmp_path: Path, *options: str) -> subprocess.Com
     file = tmp_path / "config.json"
     file.write_text(config.to_json())
     command = [sys.executable, str(HERE / "tiny_runs.py"), str(file), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # as many threads as here: sums of other parts round otherwise, and a small net trained fast makes more of it
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
 
 
@@ -59,7 +61,7 @@ def test_a_run_killed_between_checkpoints_goes_on_to_the_same_curve(model: Path,
     assert result.steps == 12
     before, after = Curve.load(whole / "curve.jsonl"), Curve.load(tmp_path / "run/curve.jsonl")
     assert [point.step for point in after.points] == list(range(13))
-    assert losses(tmp_path / "run") == pytest.approx(losses(whole), rel=0, abs=1e-5)
+    assert losses(tmp_path / "run") == pytest.approx(losses(whole), rel=1e-5)
     for one, other in zip(before.points, after.points, strict=True):
         assert (one.wer, one.cer, one.learning_rate) == (other.wer, other.cer, other.learning_rate)
         assert one.audio_s == pytest.approx(other.audio_s)

@@ -11,6 +11,7 @@ import json
 import random
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from shutil import which
 from typing import TYPE_CHECKING
@@ -54,7 +55,10 @@ HELD_OUT_VARIANTS = ["Alicia", "Michael", "edward", "linda", "steph"]
 FLITE_SHARE = 0.15
 DRAWN_SHARE, DRAWN_VARIANTS = 0.5, 800  # made-up speakers (variants.py), of what espeak-ng speaks
 FLITE_VOICES = ["rms", "slt", "awb", "kal16"]
+CHUNK = 32  # texts handed to a process at once
+OTHER_VOICE = 500_009  # added to a seed
 Row = tuple[np.ndarray, str, str, str]  # samples (T,), text, speaker, pool
+Job = tuple[str, bool, int, str]  # text, test, seed, language
 # licences under which weights may be trained and shipped (design §7); anything else in the manifest is left alone
 FREE_GROUPS = {"digits_en_fsdd": "digits", "words_en_speechcommands": "words", "sentences_en_librispeech": "sentences"}
 
@@ -133,14 +137,40 @@ def write_store(folder: Path, clips: Iterable[Row]) -> Store:
 
 
 def render(texts: list[str], test: bool, seed: int, processes: int = 2, code: str = "en") -> Iterator[Row]:
-    """Speak every text with a random voice; held-out voices if `test`, all others if not. Rows hold it normalised."""
+    """Speak every text with a random voice; held-out voices if `test`, all others if not. Rows hold it normalised.
+
+    espeak-ng dies of a few pairs of text and voice (Mandarin 五八 by "rob" with pitch 26 and range 80): those texts are
+    spoken by another voice.
+    """
     jobs = [(text, test, seed + number, code) for number, text in enumerate(texts)]
-    with ProcessPoolExecutor(processes) as pool:
-        for text, (samples, speaker) in zip(texts, pool.map(_speak, jobs, chunksize=32), strict=True):
-            yield samples, normalize(text, code), speaker, "synthetic"
+    done = 0
+    while done < len(jobs):
+        try:
+            with ProcessPoolExecutor(processes) as pool:
+                for samples, speaker in pool.map(_speak, jobs[done:], chunksize=CHUNK):
+                    yield samples, normalize(texts[done], code), speaker, "synthetic"
+                    done += 1
+        except BrokenProcessPool:  # by one of those that were being spoken: nobody says by which
+            for job in jobs[done : done + CHUNK * processes]:
+                samples, speaker = _speak_alone(job)
+                yield samples, normalize(texts[done], code), speaker, "synthetic"
+                done += 1
 
 
-def _speak(job: tuple[str, bool, int, str]) -> tuple[np.ndarray, str]:
+def _speak_alone(job: Job) -> tuple[np.ndarray, str]:
+    """`_speak` in a process of its own; where that dies, with the next voice. Raises BrokenProcessPool after five."""
+    text, test, seed, code = job
+    for other in range(5):
+        try:
+            with ProcessPoolExecutor(1) as pool:
+                return pool.submit(_speak, (text, test, seed + other * OTHER_VOICE, code)).result()
+        except BrokenProcessPool:
+            if other == 4:
+                raise
+    raise AssertionError
+
+
+def _speak(job: Job) -> tuple[np.ndarray, str]:
     text, test, seed, code = job
     spoken = language(code)
     rng = random.Random(seed)

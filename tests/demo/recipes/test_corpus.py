@@ -2,9 +2,11 @@
 
 import ast
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,33 @@ def test_the_test_voices_are_held_out_ones_only() -> None:
 def test_a_seed_repeats_texts_voices_and_lengths() -> None:
     first, second = (list(render(TEXTS, test=False, seed=5, processes=count)) for count in (1, 2))
     assert [(row[2], len(row[0])) for row in first] == [(row[2], len(row[0])) for row in second]
+
+
+def test_a_text_that_kills_espeak_is_spoken_by_another_voice(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(render(TEXTS, test=False, seed=5, processes=1))
+    monkeypatch.setattr(corpus, "_speak", _die_of_the_third)
+    rows = list(render(TEXTS, test=False, seed=5, processes=1))
+    assert [text for _, text, _, _ in rows] == TEXTS
+    assert [a[2] == b[2] for a, b in zip(whole, rows, strict=True)] == [True, True, False, True]
+    assert len(rows[2][0]) > 8_000
+
+
+def test_a_text_that_kills_with_every_voice_ends_the_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "_speak", _die)
+    with pytest.raises(BrokenProcessPool):
+        next(render(TEXTS, test=True, seed=5, processes=1))
+
+
+SPEAK = corpus._speak
+
+
+def _die_of_the_third(job: corpus.Job) -> object:
+    return _die(job) if job[2] == 7 else SPEAK(job)
+
+
+def _die(job: object) -> object:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return job
 
 
 def test_silence_around_speech_is_cut_but_for_a_twentieth_of_a_second() -> None:
