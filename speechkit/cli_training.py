@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from speechkit.training.config import FinetuneConfig
     from speechkit.training.curve import Point
     from speechkit.training.data import Example
+    from speechkit.training.data_report import DataReport
 
 __all__ = ["add_finetune"]
 
@@ -86,10 +87,10 @@ def _finetune(arguments: argparse.Namespace) -> int:
     if first and note:
         printer.note(note)
     with _stop_by_signal() as stop:
-        result = finetune(config, train, dev, on_point=printer if first else None, stop=stop)
+        result = finetune(config, train, dev, on_data=printer.data, on_point=printer if first else None, stop=stop)
     if first:
         printer.result(result)
-    if stop.requested:
+    if result.ending == "stopped":
         return STOPPED
     return DIVERGED if result.ending == "diverged" else OK
 
@@ -100,18 +101,24 @@ def _data(config: FinetuneConfig) -> tuple[Any, Any, str]:
     train = read_examples(config.train, language=config.language)
     if config.dev:
         return train, read_examples(config.dev, language=config.language), ""
+    from speechkit.training.check import check_examples
     from speechkit.training.split import split_examples
 
     good, bad = _measured(train)
+    if bad and len(good) < 2:
+        check_examples(train, min_s=config.min_s, max_s=config.max_s)  # says why, where nothing can be used
     parts = split_examples(good, dev=DEV_SHARE, test=0.0, seed=config.seed)
     note = f"development set: {len(parts.dev)} of {len(good)} clips; {parts.reason}"
     return [*parts.train, *bad], parts.dev, note
 
 
 def _measured(rows: list[Example]) -> tuple[list[Example], list[Example]]:
-    """Rows with their length, and rows that have none to read: those go to the check, which says why."""
+    """Rows with their length, and rows without text or sound to read: those go to the check, which says why."""
     good, bad = [], []
     for row in rows:
+        if row.fault or not row.text.strip():
+            bad.append(row)
+            continue
         try:
             good.append(replace(row, seconds=row.length_s()))
         except SpeechkitError:
@@ -138,6 +145,10 @@ class _Printer:
 
     def note(self, text: str) -> None:
         print(f"speechkit: {text}", file=sys.stderr, flush=True)
+
+    def data(self, name: str, report: DataReport) -> None:
+        """On the error stream in both forms: what is left out, and why."""
+        self.note(f"{name} data: {report}")
 
     def result(self, result: Any) -> None:
         if self.json:

@@ -77,6 +77,7 @@ def test_a_table_becomes_a_model(settings: Path, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr()
     assert "step      3" in printed.out and "WER" in printed.out and "all steps were made" in printed.out
     assert "development set:" in printed.err
+    assert "left out: 1 row\n       1  unreadable" in printed.err, "told before the first step, with the reason"
     result = FinetuneResult.load(settings.parent / "run")
     assert result.train_clips + result.dev_clips == 24
     listed = json.loads((settings.parent / "run/data.json").read_text())["left_out"]
@@ -108,6 +109,16 @@ def test_a_signal_ends_the_run_after_the_step_at_hand(
     printed = capsys.readouterr()
     assert "once more stops at once" in printed.err and "the same call goes on from here" in printed.out
     assert (tmp_path / "checkpoints/checkpoint-2/model.safetensors").is_file()
+
+
+def test_data_of_which_nothing_can_be_used_is_refused_with_the_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path,text\na.wav,hello\nb.wav,there\nc.wav,\n")
+    assert cli.main(["finetune", "--train", str(table), "--steps", "1"]) == 2
+    printed = capsys.readouterr().err
+    assert "none of the 3 rows can be trained on: 1 empty text" in printed and "2 unreadable" in printed
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,8 @@ def main() -> None:
     parser.add_argument("--longest-s", type=float, default=16.0)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds is 2 or more: the first turn of each way warms up and is not counted")
     warnings.filterwarnings("ignore")
     device = choose_device(options.device).value
     precision = choose_precision(device)

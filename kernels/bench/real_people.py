@@ -150,7 +150,7 @@ def plan(fold: Fold, task: Task, start: str, options: argparse.Namespace) -> Fin
 
 
 def read(rows: Sequence[Example], model: str, texts: Sequence[str]) -> Scored:
-    """Clips → what `model` makes of them, spelt and listed; one that has no head yet reads nothing."""
+    """Clips → what `model`, which has a head, makes of them, spelt and listed."""
     from speechkit import load_asr
     from speechkit.asr.lm import NGram
 
@@ -165,10 +165,11 @@ def read(rows: Sequence[Example], model: str, texts: Sequence[str]) -> Scored:
 def run(fold: Fold, task: Task, start: str, others: Sequence[Example], options: argparse.Namespace) -> dict[str, Any]:
     """Train and score one fold, or read what an earlier run of the same settings found.
 
-    Raises PlanError for a start that heard the test speakers, and for a file of other settings.
+    Raises PlanError for a start that heard the test speakers, and for a file of other settings; DataError for a run
+    that diverged before there was a model.
     """
     from speechkit.demo.recipes.heard import Hearing, refuse_heard
-    from speechkit.errors import PlanError
+    from speechkit.errors import DataError, PlanError
     from speechkit.training.config import FinetuneConfig
     from speechkit.training.finetune import finetune
 
@@ -189,6 +190,8 @@ def run(fold: Fold, task: Task, start: str, others: Sequence[Example], options: 
         answers = {f"{name} before": read(rows, start, texts).rows for name, rows in _sets(fold, others)}
     begun = time.perf_counter()
     made = finetune(config, fold.train, fold.dev, on_point=_said(f"{fold.name:.28}", begun))
+    if made.best is None:
+        raise DataError(f"the run left no model: {made}")
     last = str(made.best)
     answers |= {f"{name} after": read(rows, last, texts).rows for name, rows in _sets(fold, others)}
     found = {

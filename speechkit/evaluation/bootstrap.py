@@ -50,8 +50,11 @@ def pooled(counts: ArrayLike, groups: Sequence[Any] | None = None) -> NDArray[np
 def replicates(errors: ArrayLike, counts: ArrayLike, draws: int = REPLICATES, seed: int = 0) -> Floats:
     """Errors and reference units of B blocks, (B,) each → rates (R,) of `draws` sets of B blocks drawn anew.
 
-    Sets without a reference unit have no rate and are left out, so R may be less than `draws`.
+    Sets without a reference unit have no rate and are left out, so R may be less than `draws`. Raises DataError for
+    less than one draw.
     """
+    if draws < 1:
+        raise DataError(f"draws is {draws}; draw one set or more, {REPLICATES:,} for an interval")
     table = np.stack([np.asarray(errors, np.float64), np.asarray(counts, np.float64)])
     sums = np.concatenate(list(_drawn(table, draws, seed)), axis=1)
     kept = sums[1] > 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from speechkit.errors import DataError
-from speechkit.evaluation.metrics import NAMES, Rate, Unit
+from speechkit.evaluation.metrics import NAMES, NOUNS, Rate, Unit
 from speechkit.terminal import width
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Breakdown:
         wide = max(width(part.label) for part in self.parts)
         rows = (
             f"{part.label}{' ' * (wide - width(part.label))}  {part.rate!s:>22}  {part.rate.count:6,} "
-            f"{'words' if unit == 'word' else 'characters'}  {part.utterances:5,} utterances"
+            f"{NOUNS[unit]}s  {part.utterances:5,} utterances"
             for part in self.parts
         )
         return "\n".join([f"{NAMES[unit]} by {self.key}, 95 % intervals", *rows])

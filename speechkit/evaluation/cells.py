@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from speechkit.errors import DataError, SpeechkitError
 from speechkit.evaluation.errors import ErrorReport, ScoreOptions, score
+from speechkit.evaluation.families import bare_code
 from speechkit.evaluation.metrics import Rate, align
 from speechkit.evaluation.romanize import Scheme, romanize
 from speechkit.types import Transcript
@@ -46,16 +47,22 @@ class Cell:
     model_language: str | None
     language: str
     reason: str = ""  # why there is no report
-    note: str = ""  # what else one should know: clips left out, no romanisation
+    note: str = ""  # what else one should know: clips left out, clips on which the model failed
     audio_s: float = 0.0
     wall_s: float = 0.0
     report: ErrorReport | None = None
-    romanized: Rate | None = None  # None where a script has no table; `note` says which
+    romanized: Rate | None = None  # None where a script has no table
+    unread: str = ""  # why it is not romanised: which script, or what is not installed here
 
     @property
     def native(self) -> bool:
-        """Whether the model was made for this language."""
-        return self.model_language == self.language
+        """Whether the model was made for this language, whatever the region."""
+        return bool(self.language) and bare_code(self.model_language) == bare_code(self.language)
+
+    @property
+    def remark(self) -> str:
+        """`note` and `unread` in one line."""
+        return "; ".join(filter(None, [self.note, self.unread]))
 
     def rate(self, figure: Figure) -> Rate | None:
         """WER, CER or the romanised rate; None where the cell has none. Raises DataError for another figure."""
@@ -69,7 +76,7 @@ class Cell:
         if self.report is None:
             return f"{head}: {self.reason}"
         romanized = f", romanised {self.romanized}" if self.romanized else ""
-        note = f" ({self.note})" if self.note else ""
+        note = f" ({self.remark})" if self.remark else ""
         return f"{head}: WER {self.report.wer}, CER {self.report.cer}{romanized}; {len(self.report):,} clips{note}"
 
 
@@ -97,7 +104,7 @@ def scored(cell: Cell, clips: Sequence[Clip], heard: Sequence[Transcript], schem
     try:
         return replace(found, romanized=Rate.of(*counts_of(found, "romanized", scheme), "sound"))
     except SpeechkitError as error:  # a script without a table, or pypinyin is not installed
-        return replace(found, note="; ".join(filter(None, [cell.note, str(error)])))
+        return replace(found, unread=str(error))
 
 
 def sound_columns(cell: Cell, scheme: Scheme) -> list[list[tuple[Kind, str, str]]]:
@@ -157,5 +164,5 @@ def from_row(row: dict[str, Any], scheme: Scheme) -> Cell:
         Clip(one["name"], one["text"], one["speaker"], one["seconds"], Path(one["audio"]) if one["audio"] else None)
         for one in row["clips"]
     ]
-    # the note on a missing romanisation is found anew, on this machine
+    # why it is not romanised is found anew, on this machine
     return scored(cell, clips, [Transcript(one["heard"]) for one in row["clips"]], scheme)

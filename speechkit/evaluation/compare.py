@@ -8,7 +8,7 @@ hide. Knows no model.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from speechkit.errors import DataError
 from speechkit.evaluation import bootstrap
 from speechkit.evaluation.metrics import NAMES, Rate, Unit
+from speechkit.terminal import width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,7 @@ class Changed:
     hypothesis_b: str
     errors_a: int
     errors_b: int
+    names: tuple[str, str] = ("a", "b")  # of the systems
 
     @property
     def gain(self) -> int:
@@ -47,10 +49,11 @@ class Changed:
         return self.errors_a - self.errors_b
 
     def __str__(self) -> str:
-        return (
-            f"{self.errors_a} → {self.errors_b} errors  {self.name}\n     said  {self.reference}\n"
-            f"        a  {self.hypothesis_a}\n        b  {self.hypothesis_b}"
-        )
+        """What was said and what each system heard, in three lines under the change."""
+        lines = zip(("said", *self.names), (self.reference, self.hypothesis_a, self.hypothesis_b), strict=True)
+        room = 5 + max(map(width, ("said", *self.names)))
+        told = (f"{' ' * (room - width(head))}{head}  {line}" for head, line in lines)
+        return "\n".join([f"{self.errors_a} → {self.errors_b} errors  {self.name}", *told])
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,27 +112,28 @@ def compare(
     """Two reports on the same clips (any order, where names tell them apart) → `Comparison`.
 
     unit: "word", "char" or "jamo"; None takes the first figure of the language. by_speaker draws whole speakers.
-    Raises DataError when the clips or their references differ.
+    Raises DataError when the clips or their references differ, and for less than one draw.
     """
     other = _matched(a, b)
     kind = unit or a.first_unit.value
     errors_a, counts = a.counts(kind)
-    errors_b, _ = type(b)(other, b.language, b.name).counts(kind)
+    errors_b, _ = replace(b, utterances=other).counts(kind)
     speakers = [row.speaker or f"\0{at}" for at, row in enumerate(a.utterances)] if by_speaker else None
     drawn = "speakers" if by_speaker else ""
     one, two = (Rate.of(errors, counts, kind, speakers, drawn) for errors in (errors_a, errors_b))
     blocks = bootstrap.pooled(np.array([errors_a, errors_b, counts]), speakers)
     low, high, probability = _spread(blocks, draws)
     gains = np.array(errors_a) - np.array(errors_b)
+    names = (a.name or "a", b.name or "b")
+    names = names if names[0] != names[1] else (f"{names[0]} (a)", f"{names[1]} (b)")
     changed = [
-        Changed(x.name, x.reference, x.hypothesis, y.hypothesis, before, after)
+        Changed(x.name, x.reference, x.hypothesis, y.hypothesis, before, after, names)
         for x, y, before, after in zip(a.utterances, other, errors_a, errors_b, strict=True)
         if before != after
     ]
     changed.sort(key=lambda row: -row.gain)
-    names = (a.name or "a", b.name or "b")
     return Comparison(
-        names if names[0] != names[1] else (f"{names[0]} (a)", f"{names[1]} (b)"),
+        names,
         one,
         two,
         difference=two.value - one.value,

@@ -30,6 +30,7 @@ __all__ = [
     "character_confusions",
     "count_matrix",
     "count_pairs",
+    "shown",
     "word_confusions",
 ]
 
@@ -114,15 +115,15 @@ class Characters:
     def __repr__(self) -> str:
         total = int(self.counts[1:].sum())
         worst = ", ".join(f"{c.reference or NOTHING}→{c.hypothesis or NOTHING} {c.count}" for c in self.top(5))
-        shown = f"; most often {worst}" if worst else ""
-        return f"{self.right:,} of {total:,} characters of {len(self.labels) - 1:,} kinds heard as said{shown}"
+        told = f"; most often {worst}" if worst else ""
+        return f"{self.right:,} of {total:,} characters of {len(self.labels) - 1:,} kinds heard as said{told}"
 
     def table(self, most: int = 24) -> str:
         """The matrix of the `most` commonest characters as text, a dot for none."""
-        shown = list(range(min(len(self.labels), most + 1)))
-        names = [_shown(self.labels[at]) for at in shown]
-        cells = [[str(self.counts[i, j] or "·") for j in shown] for i in shown]
-        wide = [max(map(width, [names[j], *(row[j] for row in cells)])) for j in shown]
+        labels = range(min(len(self.labels), most + 1))
+        names = [shown(self.labels[at]) for at in labels]
+        cells = [[str(self.counts[i, j] or "·") for j in labels] for i in labels]
+        wide = [max(map(width, [names[j], *(row[j] for row in cells)])) for j in labels]
         rows = [names, *cells]
         lines = (" ".join(" " * (w - width(x)) + x for x, w in zip(row, wide, strict=True)) for row in rows)
         return "\n".join(f"{head:<2} {line}" for head, line in zip([" ", *names], lines, strict=True))
@@ -167,6 +168,6 @@ def count_matrix(pairs: Sequence[tuple[str, str]]) -> Characters:
     return Characters(labels, counts)
 
 
-def _shown(label: str) -> str:
+def shown(label: str) -> str:
     """A combining mark stands on a dotted circle: alone it would sit on its neighbour."""
     return f"◌{label}" if unicodedata.category(label[0])[0] == "M" else label

@@ -24,6 +24,7 @@ from speechkit.errors import DataError, SpeechkitError
 from speechkit.evaluation import donors
 from speechkit.evaluation.cells import Cell, Clip, check_figure, from_row, scored, sound_columns, to_row
 from speechkit.evaluation.confusions import count_matrix, count_pairs
+from speechkit.evaluation.romanize import Scheme, check_scheme
 from speechkit.evaluation.written import write_text
 from speechkit.terminal import width
 from speechkit.types import Transcript
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from speechkit.evaluation.confusions import Characters, Confusions
     from speechkit.evaluation.donors import Donor, FamilyRate
     from speechkit.evaluation.metrics import Kind
-    from speechkit.evaluation.romanize import Scheme
 
 __all__ = ["CrossLingual", "CrossOptions", "cross_evaluate"]
 
@@ -48,7 +48,7 @@ FAILURES = (SpeechkitError, OSError, RuntimeError, ValueError, MemoryError)
 
 @dataclass(frozen=True)
 class CrossOptions:
-    """How a cross-lingual evaluation is made."""
+    """How a cross-lingual evaluation is made. Raises DataError for another scheme and a limit below 1."""
 
     scheme: Scheme = "sounds"  # of the romanised rate; "letters" compares spelling
     families: Mapping[str, str] = field(default_factory=dict)  # code → family, beside the built-in table
@@ -56,6 +56,11 @@ class CrossOptions:
     languages: Mapping[str, str] = field(default_factory=dict)  # model → its language, where it does not know itself
     device: str = "auto"
     progress: Callable[[str], None] | None = None  # told one line as each cell is done
+
+    def __post_init__(self) -> None:
+        check_scheme(self.scheme)
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"limit is {self.limit}; give the number of clips per language, 1 or more, or None for all")
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,8 +148,8 @@ class CrossLingual:
         """Reasons and notes, each once: `demo/xx on uk, pl: the model cannot be loaded: …`."""
         found: dict[str, dict[str, list[str]]] = {}
         for cell in self.cells:
-            if cell.reason or cell.note:
-                found.setdefault(cell.reason or cell.note, {}).setdefault(cell.model, []).append(cell.language)
+            if why := cell.reason or cell.remark:
+                found.setdefault(why, {}).setdefault(cell.model, []).append(cell.language)
         return [
             "; ".join(f"{model} on {', '.join(heard)}" for model, heard in places.items()) + f": {why}"
             for why, places in found.items()
@@ -295,18 +300,23 @@ def _filled(cell: Cell, model: Any, clips: _Set, scheme: Scheme) -> Cell:
 def _heard(model: Any, sounds: Sequence[Any]) -> tuple[list[Transcript], str, int]:
     """Transcripts of all clips, the first failure, and how many clips failed; one by one only if all at once fail."""
     try:
-        return [_transcript(row) for row in model.transcribe(list(sounds))], "", 0
+        return _transcribed(model, list(sounds)), "", 0
     except FAILURES:
         pass
     rows, faults = [], []
     for sound in sounds:
         try:
-            rows.append(_transcript(model.transcribe([sound])[0]))
+            rows += _transcribed(model, [sound])
         except FAILURES as error:
             rows.append(Transcript(""))
             faults.append(str(error))
     return rows, faults[0] if faults else "", len(faults)
 
 
-def _transcript(row: Any) -> Transcript:
-    return row if isinstance(row, Transcript) else Transcript(str(row))
+def _transcribed(model: Any, sounds: list[Any]) -> list[Transcript]:
+    """Raises DataError unless the model gives one transcript, or text, per sound."""
+    rows = list(model.transcribe(sounds))
+    if len(rows) != len(sounds) or not all(isinstance(row, str | Transcript) for row in rows):
+        kinds = ", ".join(sorted({type(row).__name__ for row in rows}))
+        raise DataError(f"it gave {len(rows)} rows ({kinds}) for {len(sounds)} clips; a model gives a Transcript each")
+    return [Transcript(row) if isinstance(row, str) else row for row in rows]

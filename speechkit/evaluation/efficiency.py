@@ -11,7 +11,7 @@ import json
 import math
 import platform
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -75,6 +75,8 @@ class EfficiencyPoint:
     def __post_init__(self) -> None:
         if not (self.minutes > 0 and math.isfinite(self.minutes)):
             raise DataError(f"minutes is {self.minutes}; labelled minutes are a finite number above 0")
+        if math.isnan(self.wer.value):
+            raise DataError(f"{self.start}, {self.minutes:g} min has no WER: the held-out texts hold no word")
 
     def __str__(self) -> str:
         took = "" if math.isnan(self.train_s) else f", {self.train_s:,.0f} s of training"
@@ -193,7 +195,7 @@ def efficiency_curve(
 
     The held-out speech must be the same for all, or the points say nothing about one another. command: what repeats the
     measurement, kept with every point. Raises DataError without a start or minutes, for a `train` that gives something
-    else, and when the held-out references differ between runs.
+    else, and when the held-out references differ between runs or hold no word.
     """
     if not starts or not minutes:
         raise DataError(f"{len(starts)} starts and {len(minutes)} numbers of minutes; give at least one of each")
@@ -215,7 +217,7 @@ def efficiency_curve(
             if said is not None and references != said:
                 raise DataError(f"train({start!r}, {amount:g}) was scored on other held-out texts than the runs before")
             said = references
-            points.append(_measured(start, amount, got, took, replace(Origin.now(command)), seed))
+            points.append(_measured(start, amount, got, took, Origin.now(command), seed))
             if progress:
                 progress(str(points[-1]))
     assert report is not None

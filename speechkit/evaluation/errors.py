@@ -19,7 +19,7 @@ import numpy as np
 from speechkit import audio as audio_in
 from speechkit import text
 from speechkit.errors import DataError
-from speechkit.evaluation.metrics import Kind, Rate, Unit, align, first_figure, units_of
+from speechkit.evaluation.metrics import NAMES, Kind, Rate, Unit, align, first_figure, units_of
 from speechkit.evaluation.snr import estimate
 from speechkit.terminal import width
 from speechkit.types import Transcript
@@ -138,9 +138,14 @@ class ErrorReport:
         return first_figure(self.language, [row.reference for row in self.utterances])
 
     @property
+    def rates(self) -> tuple[Rate, Rate]:
+        """:attr:`wer` and :attr:`cer`, the one that :attr:`first_unit` names in front."""
+        return (self.wer, self.cer) if self.first_unit.value == "word" else (self.cer, self.wer)
+
+    @property
     def primary(self) -> Rate:
         """:attr:`wer` or :attr:`cer`, whichever :attr:`first_unit` names."""
-        return self.wer if self.first_unit.value == "word" else self.cer
+        return self.rates[0]
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -224,8 +229,7 @@ class ErrorReport:
         return read(path)
 
     def __repr__(self) -> str:
-        rates = [self.wer, self.cer] if self.first_unit.value == "word" else [self.cer, self.wer]
-        shown = ", ".join(f"{'WER' if rate.unit == 'word' else 'CER'} {rate}" for rate in rates)
+        shown = ", ".join(f"{NAMES[rate.unit]} {rate}" for rate in self.rates)
         kinds = self.kinds
         edits = f"{kinds['substitute']:,} substituted, {kinds['delete']:,} deleted, {kinds['insert']:,} inserted"
         title = ", ".join(filter(None, [self.name, self.language])) or "ErrorReport"
@@ -264,7 +268,7 @@ def score(
     hypotheses: str | Transcript | Sequence[str | Transcript] | None = None,
     *,
     names: Sequence[str] | None = None,
-    transcripts: Sequence[Transcript] | None = None,
+    transcripts: Transcript | Sequence[Transcript] | None = None,
     speakers: Sequence[str] | None = None,
     audio: Sequence[Any] | None = None,
     language: str | Sequence[str | None] | None = None,
@@ -286,9 +290,9 @@ def score(
     count = len(wanted)
     tongues = [language] * count if language is None or isinstance(language, str) else list(language)
     _check(wanted, heard)
-    beside = {"names": names, "transcripts": transcripts, "speakers": speakers, "audio": audio}
+    spoken = _transcripts(heard if transcripts is None else transcripts)
+    beside = {"names": names, "transcripts": spoken, "speakers": speakers, "audio": audio}
     _same_length(count, {**beside, "languages": tongues, "snr_db": chosen.snr_db})
-    spoken = transcripts or [row if isinstance(row, Transcript) else Transcript(row) for row in heard]
     tongues = [tongue or row.language for tongue, row in zip(tongues, spoken, strict=True)]
     rows = []
     for at, (line, row, tongue) in enumerate(zip(heard, spoken, tongues, strict=True)):
@@ -372,6 +376,15 @@ def _check(wanted: list[str], heard: list[Any]) -> None:
                 f"hypothesis {number} is {type(row).__name__}; it can be a text or a Transcript, for a clip that could "
                 "not be transcribed the empty text"
             )
+
+
+def _transcripts(given: Transcript | Sequence[Any]) -> list[Transcript]:
+    """What knows words and times; a text knows neither."""
+    rows = [given] if isinstance(given, str | Transcript) else list(given)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, str | Transcript):
+            raise DataError(f"transcript {number} is {type(row).__name__}; give a Transcript, or the text alone")
+    return [row if isinstance(row, Transcript) else Transcript(row) for row in rows]
 
 
 def _same_length(count: int, lists: dict[str, Sequence[Any] | None]) -> None:

@@ -1,7 +1,7 @@
-"""Which languages are kin. In: a language code (ISO 639-1). Out: the name of its family. A table, to be extended.
+"""Which languages are the same or kin. In: a language code (ISO 639-1). Out: its bare code, the name of its family.
 
 Branches of Indo-European stand as families of their own, because that is the kinship that transfer follows: Polish and
-Ukrainian share sounds and words, Polish and Hindi share an ancestor. After Glottolog 5.
+Ukrainian share sounds and words, Polish and Hindi share an ancestor. After Glottolog 5; a table, to be extended.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FAMILIES", "UNKNOWN", "family_of"]
+__all__ = ["FAMILIES", "UNKNOWN", "bare_code", "family_of"]
 
 UNKNOWN = "unknown family"
 
@@ -41,7 +41,11 @@ FAMILIES: Mapping[str, str] = {
 }
 
 
+def bare_code(language: str | None) -> str:
+    """`pt-BR` and `pt_br` → `pt`; "" for None."""
+    return (language or "").replace("_", "-").split("-")[0].lower()
+
+
 def family_of(language: str | None, more: Mapping[str, str] | None = None) -> str:
     """The family of a language (a region may follow the code); `more` adds to the table or overrides it."""
-    code = (language or "").replace("_", "-").split("-")[0].lower()
-    return {**FAMILIES, **(more or {})}.get(code, UNKNOWN)
+    return {**FAMILIES, **(more or {})}.get(bare_code(language), UNKNOWN)

@@ -16,6 +16,7 @@ from speechkit import text
 from speechkit.device import Choice
 from speechkit.errors import DataError
 from speechkit.evaluation import bootstrap
+from speechkit.evaluation.families import bare_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,7 +148,7 @@ def first_figure(language: str | None, texts: Sequence[str] = ()) -> Choice[Unit
     Characters where words cannot be told apart without a segmenter of one's own choice, whose errors would then be
     counted too; words elsewhere. Without a language the script of `texts` decides.
     """
-    code = (language or "").replace("_", "-").split("-")[0].lower()
+    code = bare_code(language)
     if code in BY_CHARACTER:
         return Choice("char", f"{code}: {BY_CHARACTER[code]}")
     if code:
@@ -218,4 +219,8 @@ def _pairs(references: str | Sequence[str], hypotheses: str | Sequence[str]) -> 
         raise DataError(
             f"{len(wanted)} references and {len(heard)} hypotheses; give one hypothesis per reference, at least one"
         )
+    for name, rows in (("reference", wanted), ("hypothesis", heard)):
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, str):
+                raise DataError(f'{name} {number} is {type(row).__name__}; give texts, "" where nothing was heard')
     return wanted, heard

@@ -7,7 +7,6 @@ what it draws. A shade is never alone: its number stands in it.
 from __future__ import annotations
 
 import math
-import unicodedata
 from itertools import cycle
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from speechkit.errors import DataError
 from speechkit.evaluation.cells import check_figure
+from speechkit.evaluation.confusions import shown
 from speechkit.evaluation.metrics import NAMES
 from speechkit.widgets.palette import ACCENT, INK, KINDS, LINE, PANEL, PAPER, SOFT, Theme, figure_theme
 
@@ -79,7 +79,7 @@ def character_map(result: Characters, most: int = 30, theme: Themed = "auto") ->
     _shades(axes, np.sqrt(shares), kind)  # a root, or a confusion of 4 % would not be seen
     for i, j in np.argwhere(shares >= 0.01).tolist():
         _write(axes, (j, i), f"{100 * shares[i, j]:.0f}", math.sqrt(shares[i, j]), kind, 6)
-    labels = [f"◌{name}" if _is_mark(name) else name for name in result.labels[:size]]
+    labels = [shown(name) for name in result.labels[:size]]
     _ticks(axes, labels, labels, kind)
     axes.set_ylabel("said", color=SOFT.of(kind))
     axes.set_xlabel("heard, in % of the times it was said", color=SOFT.of(kind))
@@ -187,7 +187,3 @@ def _ticks(axes: Axes, rows: Sequence[str], columns: Sequence[str], theme: Theme
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0, colors=INK.of(theme))
-
-
-def _is_mark(label: str) -> bool:
-    return unicodedata.category(label[0])[0] == "M"

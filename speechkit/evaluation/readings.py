@@ -66,11 +66,11 @@ READINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "ko": (
         ("jj|j", "ǯ"), ("ch", "č"), ("ss", "s"), ("yeo", "jo"), ("yae|ye", "je"), ("ya", "ja"), ("yo", "jo"),
         ("yu", "ju"),
-        ("eo", "o"), ("eu", "y"), ("ae|oe", "e"), ("wae|we|wo", "ve"), ("w", "v"),
+        ("eo", "o"), ("eu", "y"), ("ae|oe", "e"), ("wae|we", "ve"), ("w", "v"),
     ),
     # pinyin without tones
     "zh": (
-        ("zh|j", "ǯ"), ("ch|q", "č"), ("sh|x", "š"), ("z", "dz"), ("r", "ž"), ("yu", "ju"), ("yi", "i"), ("y", "j"),
+        ("zh|j", "ǯ"), ("ch|q", "č"), ("sh|x", "š"), ("z", "dz"), (r"\br", "ž"), ("yu", "ju"), ("yi", "i"), ("y", "j"),
         ("wu", "u"), ("w", "v"),
     ),
 }  # fmt: skip

@@ -76,6 +76,8 @@ def _scored(row: dict[str, str]) -> Scored:
     words = tuple(Word(str(text), float(start), float(end), float(sure)) for text, start, end, sure in listed)
     language = row.get("language") or None
     owners = owners_of(row["hypothesis"], words, language)
+    if None in owners:  # scored without the vowel signs, which the words still have
+        owners = owners_of(row["hypothesis"], words, language, vowels=False)
     return Scored(
         name=row["name"],
         reference=row["reference"],

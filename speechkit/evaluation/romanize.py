@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from speechkit import text as texts
 from speechkit.errors import DataError
+from speechkit.evaluation.families import bare_code
 from speechkit.evaluation.hangul import revised_romanization
 from speechkit.evaluation.readings import BASE, CYRILLIC, INITIAL, READINGS, UKRAINIAN
 from speechkit.extras import require
@@ -23,7 +24,7 @@ from speechkit.extras import require
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Scheme", "letters", "romanize", "sounds"]
+__all__ = ["Scheme", "check_scheme", "letters", "romanize", "sounds"]
 
 Scheme = Literal["letters", "sounds"]
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]+")
@@ -32,9 +33,14 @@ _HANGUL = re.compile(r"[\uac00-\ud7a3\u3131-\u3163]+")
 
 def romanize(text: str, language: str | None = None, scheme: Scheme = "letters") -> str:
     """:func:`letters` or :func:`sounds`. Raises DataError for another scheme."""
+    check_scheme(scheme)
+    return letters(text, language) if scheme == "letters" else sounds(text, language)
+
+
+def check_scheme(scheme: str) -> None:
+    """Raises DataError unless `scheme` is one of `Scheme`."""
     if scheme not in get_args(Scheme):
         raise DataError(f'scheme is {scheme!r}; it can be "letters" or "sounds"')
-    return letters(text, language) if scheme == "letters" else sounds(text, language)
 
 
 def letters(text: str, language: str | None = None) -> str:
@@ -44,7 +50,7 @@ def letters(text: str, language: str | None = None) -> str:
     Mandarin is one word per character. Raises DataError for letters of a script that has no table here, MissingExtra
     for Chinese characters without pypinyin.
     """
-    return " ".join(_latin(texts.normalize(text, language), _code(language)).split())
+    return " ".join(_latin(texts.normalize(text, language), bare_code(language)).split())
 
 
 def sounds(text: str, language: str | None = None) -> str:
@@ -54,7 +60,7 @@ def sounds(text: str, language: str | None = None) -> str:
     palatalisation are left out. Rules for the languages in `readings.READINGS`; others are read as their letters.
     Raises what :func:`letters` raises.
     """
-    code = _code(language)
+    code = bare_code(language)
     level = texts.normalize(text, language)
     if code in READINGS and not (_HAN.search(level) or _HANGUL.search(level)):
         level = _rules(code)(level)
@@ -112,7 +118,3 @@ def _rules(code: str) -> Callable[[str], str]:
     pattern = re.compile("|".join(f"({rule})" for rule, _ in found))
     heard = [sound for _, sound in found]
     return lambda line: pattern.sub(lambda match: heard[(match.lastindex or 1) - 1], line)
-
-
-def _code(language: str | None) -> str:
-    return (language or "").replace("_", "-").split("-")[0].lower()

@@ -81,13 +81,29 @@ class Augmentation:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Augmentation:
-        """Options by name, as JSON holds them (lists for tuples). Raises PlanError for a name that there is not."""
+        """Options by name, as JSON holds them (lists for tuples). Raises PlanError for a name that there is not.
+
+        PlanError too for a value of another kind than the option's own.
+        """
         known = [option.name for option in fields(cls)]
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise PlanError(f"augmentation has no option {', '.join(unknown)}; it has {', '.join(known)}")
         options: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+        for name, value in options.items():
+            example = ("folder",) if getattr(cls, name) == () else getattr(cls, name)
+            if not _alike(value, example):
+                raise PlanError(f"augmentation's {name} is {value!r}; it should be like {example!r}")
         return cls(**options)
+
+
+def _alike(value: Any, example: Any) -> bool:
+    """Whether both are numbers, pairs of numbers, or tuples of names."""
+    if isinstance(example, tuple):
+        pair = not isinstance(example[0], str)
+        return isinstance(value, tuple) and (not pair or len(value) == 2) and all(_alike(v, example[0]) for v in value)
+    kinds = str if isinstance(example, str) else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def augment(samples: np.ndarray, rng: np.random.Generator, how: Augmentation) -> np.ndarray:

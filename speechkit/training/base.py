@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import torch
 from speechkit.asr import checkpoint, hub, masks, registry
 from speechkit.asr.frames import FrameGrid
 from speechkit.errors import ModelError, PlanError
+from speechkit.training.scripts import described, scripts
 from speechkit.training.vocabulary import Vocabulary, build_vocabulary, extend_vocabulary, resize_head
 
 if TYPE_CHECKING:
@@ -71,11 +73,12 @@ class Base:
             self.vocabulary = build_vocabulary(texts, self.language)
             made = "a new head" if old is None else "a new head in place of the old one"
             resize_head(self.model, None, self.vocabulary)
-            self.notes.append(f"{made}: {len(self.vocabulary)} outputs, random at first")
+            self.notes += [f"{made}: {len(self.vocabulary)} outputs, random at first", *self.vocabulary.notes]
         elif how != "keep":
             self.vocabulary = extend_vocabulary(old, texts)
             if len(self.vocabulary) > len(old):
                 self.notes.append(str(resize_head(self.model, old, self.vocabulary)))
+                self.notes += _scripts_added(old, self.vocabulary, texts)
         assert self.vocabulary is not None
         return self.vocabulary
 
@@ -104,6 +107,17 @@ class Base:
             return False
         self.notes.append(f"{self.name} cannot write {lacking / letters:.0%} of the letters in the texts")
         return True
+
+
+def _scripts_added(old: Vocabulary, new: Vocabulary, texts: Sequence[str]) -> list[str]:
+    """What to say of letters in scripts that the model did not write: wanted, or rows that do not belong here."""
+    added = scripts(new.tokens[len(old) :]).keys() - scripts(old.letters).keys()
+    if not added:
+        return []
+    return [
+        f"the texts are {described(scripts(texts))}, and {' and '.join(sorted(added))} is new to the model: if that is "
+        "not meant, correct the rows, or take vocabulary='keep', which leaves them out"
+    ]
 
 
 def open_base(name: str, language: str | None = None) -> Base:
@@ -157,6 +171,8 @@ def _has_head(folder: Path) -> bool:
 
 def _with_head(folder: Path) -> Any:
     """The encoder of a pretrained checkpoint under a head that knows nothing."""
+    from pickle import UnpicklingError
+
     from safetensors import SafetensorError
     from transformers import AutoModelForCTC
 
@@ -166,15 +182,20 @@ def _with_head(folder: Path) -> Any:
             f"{folder} holds a {kind or 'nameless'} model, which cannot be given a CTC head here; speechkit trains "
             f"these types: {', '.join(checkpoint.ARCHITECTURES)}"
         )
-    if not any(folder.glob("model*.safetensors")):
-        raise ModelError(f"{folder} has no model.safetensors; a checkpoint to fine-tune is read from safetensors only")
+    safe = any(folder.glob("model*.safetensors"))
+    if not safe and not any(folder.glob("pytorch_model*.bin")):
+        raise ModelError(f"{folder} has no weights: model.safetensors is missing; fetch the whole checkpoint")
+    if not safe:  # as `asr.checkpoint` reads those that have a head
+        warnings.warn(
+            f"{folder} has no safetensors: reading pytorch_model.bin with PyTorch's restricted unpickler", stacklevel=3
+        )
     try:
         with checkpoint.quiet():
             model, report = AutoModelForCTC.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
-                ignore_mismatched_sizes=True, add_adapter=False,
+                folder, dtype=torch.float32, use_safetensors=safe, weights_only=True, local_files_only=True,
+                output_loading_info=True, ignore_mismatched_sizes=True, add_adapter=False,
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise ModelError(f"the weights of {folder} cannot be loaded: {error}") from error
     lost = [name for name in sorted(report["missing_keys"]) if not name.startswith("lm_head.")]
     lost = [name for name in lost if not name.endswith(checkpoint.UNUSED)]

@@ -130,7 +130,7 @@ class Watch(TrainerCallback):
         self._add(point)
         if point.step and (best is None or _key(point) < _key(best)):
             self.save_best()
-        if self.config.patience and self._unimproved() >= self.config.patience and not self.ending:
+        if self.out_of_patience and not self.ending:
             self.ending = "patience"
             control.should_training_stop = True
 
@@ -140,10 +140,12 @@ class Watch(TrainerCallback):
         scored = [point for point in self.curve.points if point.step and point.wer is not None]
         return min(scored, key=_key) if scored else None
 
-    def _unimproved(self) -> int:
-        """Evaluations since the best one."""
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether as many evaluations as `config.patience` have passed since the best one."""
         best = self.best
-        return sum(1 for p in self.curve.points if best and p.wer is not None and p.step > best.step)
+        since = sum(1 for p in self.curve.points if best and p.wer is not None and p.step > best.step)
+        return bool(self.config.patience) and since >= self.config.patience
 
     def _due(self, step: int) -> bool:
         if self.config.eval_every:

@@ -23,9 +23,10 @@ def card(result: FinetuneResult, config: FinetuneConfig, origin: dict[str, Any])
     head += ["pipeline_tag: automatic-speech-recognition"]
     base, published = _base(config.model)
     head += [f"base_model: {base}"] if published else []
+    name = result.folder.resolve().name  # "." has none
     rows = [
         "---",
-        f"# {result.folder.name}: {base} fine-tuned with speechkit",
+        f"# {name}: {base} fine-tuned with speechkit",
         "",
         f"Strategy `{result.strategy}`, {result.trainable:,} of {result.total:,} numbers learnt: {origin['reason']}.",
         "",
@@ -43,7 +44,7 @@ def card(result: FinetuneResult, config: FinetuneConfig, origin: dict[str, Any])
         "## Use it",
         "",
         "    from speechkit import load_asr",
-        f'    load_asr("{result.folder.name}/best").transcribe("clip.wav")',
+        f'    load_asr("{name}/best").transcribe("clip.wav")',
         "",
         "## Repeat it",
         "",

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from dataclasses import replace as replaced
+from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from speechkit.errors import PlanError
-
-if TYPE_CHECKING:
-    from os import PathLike
 
 __all__ = ["CHANGEABLE", "PRECISIONS", "STRATEGIES", "VOCABULARIES", "FinetuneConfig"]
 
@@ -32,13 +31,17 @@ CHANGEABLE = frozenset({
     "resume", "folder", "train", "dev",
 })  # fmt: skip
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,), "int": (int,), "float": (float, int), "bool": (bool,), "dict": (dict,), "None": (type(None),),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Settings of one run. Seconds carry `_s`; shares and rates are fractions (0.1 is 10 %).
 
     At least one of `steps`, `epochs` and `minutes` is needed; the first that is reached ends the run.
-    Raises PlanError, naming the setting, for a value out of range.
+    Raises PlanError, naming the setting, for a value of the wrong type or out of range.
     """
 
     model: str = "demo/en"  # what to start from: a name of `speechkit models`, a Hub id or a folder
@@ -79,6 +82,10 @@ class FinetuneConfig:
     resume: bool = True  # go on from the last checkpoint in `folder`, if there is one
 
     def __post_init__(self) -> None:
+        for name in ("model", "folder", "train", "dev"):
+            if isinstance(getattr(self, name), PathLike):
+                object.__setattr__(self, name, fspath(getattr(self, name)))
+        _check_types(self)
         _check_length(self)
         _check_numbers(self)
         _check_choice("precision", self.precision, PRECISIONS)
@@ -113,10 +120,7 @@ class FinetuneConfig:
         if not isinstance(given, dict):
             raise PlanError(f"{where} holds a {type(given).__name__}; it should be an object of settings")
         _check_names(given, where)
-        try:
-            return cls(**given)
-        except TypeError as error:  # a comparison in the checks with text where a number belongs
-            raise PlanError(f"{where}: a setting has a value of the wrong type ({error})") from error
+        return cls(**given)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> FinetuneConfig:
@@ -145,6 +149,17 @@ def _check_names(given: dict[str, Any], where: str) -> None:
             raise PlanError(f"{where} has no setting {name!r}; {hint}")
 
 
+def _check_types(config: FinetuneConfig) -> None:
+    for one in fields(config):
+        value = getattr(config, one.name)
+        names = [name.strip().partition("[")[0] for name in str(one.type).split("|")]
+        # JSON writes 24.0 as 24; that True is an int is Python's history
+        kinds = tuple(kind for name in names for kind in _KINDS[name])
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join("null" if name == "None" else name for name in names)
+            raise PlanError(f"{one.name} is {value!r}, which is of the wrong type; it should be {wanted}")
+
+
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise PlanError(f"{name} is {value!r}; it can be {', '.join(repr(known) for known in allowed)}")
@@ -162,14 +177,14 @@ def _check_length(config: FinetuneConfig) -> None:
 def _check_numbers(config: FinetuneConfig) -> None:
     lowest = {
         "accumulation": 1, "log_every": 1, "keep": 1, "eval_every": 0, "patience": 0, "cache_mb": 0, "weight_decay": 0,
-        "min_s": 0,
+        "min_s": 0, "seed": 0,
     }  # fmt: skip
     for name, least in lowest.items():
         if getattr(config, name) < least:
             raise PlanError(f"{name} is {getattr(config, name)}; it should be {least} or more")
     for name in ("learning_rate", "batch_s", "max_grad_norm"):
-        if not getattr(config, name) > 0:
-            raise PlanError(f"{name} is {getattr(config, name)}; it should be more than 0")
+        if not 0 < getattr(config, name) < math.inf:
+            raise PlanError(f"{name} is {getattr(config, name)}; it should be more than 0, and finite")
     for name in ("warmup", "decay", "spec_augment", "layerdrop"):
         share = getattr(config, name)
         if share is not None and not 0 <= share <= 1:

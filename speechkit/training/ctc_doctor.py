@@ -8,7 +8,6 @@ changed: the model is put back into the mode it was in, and no gradient is left.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from speechkit.asr.frames import FrameGrid
 from speechkit.asr.masks import lengths_known
 from speechkit.errors import DataError, ModelError
 from speechkit.training.anatomy import Anatomy
+from speechkit.training.check import frames_needed
 from speechkit.training.ctc_curve import curve_findings, text_findings
 from speechkit.training.findings import Diagnosis, Finding
 
@@ -71,11 +71,6 @@ def diagnose(
     given = {"curve": curve, "model": model, "batch": batch, "tokenizer": tokenizer, "texts": texts or None}
     ranked = sorted(found, key=lambda finding: _ORDER[finding.severity])
     return Diagnosis(tuple(ranked), tuple(name for name, value in given.items() if value is not None))
-
-
-def frames_needed(ids: Sequence[int]) -> int:
-    """Frames that CTC needs for these labels: one each, and a blank between equal neighbours (Graves et al. 2006)."""
-    return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
 def blind_loss(labels: Sequence[Sequence[int]], frames: Sequence[int], vocabulary: int, blank: int = 0) -> float:

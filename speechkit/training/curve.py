@@ -61,7 +61,9 @@ class Curve:
         """JSON lines: a head with the plan, then one point a line. The inverse of :meth:`load`."""
         head = json.dumps({"steps": self.steps, "name": self.name}, ensure_ascii=False)
         rows = [json.dumps({key: value for key, value in asdict(p).items() if value is not None}) for p in self.points]
-        Path(path).write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+        fresh = Path(path).with_name(f"{Path(path).name}.part")  # a kill must not cost the points so far
+        fresh.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+        fresh.replace(path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Curve:

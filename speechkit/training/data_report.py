@@ -34,6 +34,8 @@ KINDS = (
 # what is worth knowing of a row that is kept
 REMARKS = ("wrong rate", "characters not in the vocabulary", "same audio, another text", "silent")
 SHOWN = 3  # examples of each kind
+# notebooks put all cells to the right; words belong to the left
+LEFT, RIGHT = '<td style="text-align:left">', '<td style="text-align:right">'
 FORMAT = "speechkit data report 1"
 
 
@@ -106,12 +108,13 @@ class DataReport:
 
     def _repr_html_(self) -> str:
         body = "".join(
-            f"<tr><td>{title}</td><td>{escape(kind)}</td><td>{count:,}</td>"
-            f"<td>{'<br>'.join(escape(str(problem)) for problem in some)}{'<br>…' * (count > SHOWN)}</td></tr>"
+            f"<tr>{LEFT}{title}</td>{LEFT}{escape(kind)}</td>{RIGHT}{count:,}</td>"
+            f"{LEFT}{'<br>'.join(escape(str(problem)) for problem in some)}{'<br>…' * (count > SHOWN)}</td></tr>"
             for title, problems in (("left out", self.left_out), ("kept", self.warnings))
             for kind, count, some in _kinds(problems, self.counts)
         )
-        titles = "<tr><th>row is</th><th>why</th><th>rows</th><th>for example</th></tr>"
+        left, right = LEFT.replace("<td", "<th"), RIGHT.replace("<td", "<th")
+        titles = f"<tr>{left}row is</th>{left}why</th>{right}rows</th>{left}for example</th></tr>"
         return f"<p>{escape(repr(self))}</p>" + (f"<table>{titles}{body}</table>" if body else "")
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import shutil
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -47,9 +49,12 @@ if TYPE_CHECKING:
     from speechkit.training.config import FinetuneConfig
     from speechkit.training.curve import Point
     from speechkit.training.data import Example
+    from speechkit.training.data_report import DataReport
 
 __all__ = ["finetune"]
 
+SETS = ("training", "development")
+REPORTS = ("data.json", "data-dev.json")
 ENDLESS = 10_000_000  # updates, where only the clock ends the run
 FAILED = 0.9  # word error rate from which the model itself is looked at
 
@@ -59,11 +64,13 @@ def finetune(
     train: Sequence[Example],
     dev: Sequence[Example],
     *,
+    on_data: Callable[[str, DataReport], Any] | None = None,
     on_point: Callable[[Point], None] | None = None,
     stop: Any = None,
 ) -> FinetuneResult:
     """Fine-tune a CTC model on `train`, keep what does best on `dev`.
 
+    on_data: called with "training" and "development" and what was found in each set, before anything trains.
     on_point: called with each point of the curve as it is made (`LiveMetrics.add`). stop: a callable, or an object with
     `requested`; when it says True the run ends after the update at hand and leaves a checkpoint. The same call goes on
     from the last checkpoint, and meets the batches and random numbers that it would have met.
@@ -77,7 +84,11 @@ def finetune(
     """
     extras.require("accelerate", extra="train", purpose="fine-tuning")
     with checkpoint.quiet(), _import_notes_off(), _random_state_kept():
-        return _Run(config, train, dev).go(on_point, stop)
+        run = _Run(config, train, dev)
+        if on_data is not None and _rank() == 0:
+            for name, report in zip(SETS, run.reports, strict=True):
+                on_data(name, report)
+        return run.go(on_point, stop)
 
 
 class _Run:
@@ -93,15 +104,17 @@ class _Run:
                 "the development set is empty: give some clips that are not trained on (split_examples makes them)"
             )
         self.base = bases.open_base(config.model, config.language or language_of(train))
-        vocabulary = self.base.spell([one.text for one in train], config.vocabulary, config.seed)
-        self.reports = [self._checked(rows, name) for rows, name in ((train, "training"), (dev, "development"))]
+        # what a malformed row has in the place of its text is no reason for a new output
+        texts = [one.text for one in train if not one.fault] or [one.text for one in train]
+        vocabulary = self.base.spell(texts, config.vocabulary, config.seed)
+        self.reports = [self._checked(rows, name) for rows, name in zip((train, dev), SETS, strict=True)]
         self.train, self.dev = (tuple(report.kept) for report in self.reports)
         self.base.configure(config, self.device)
         self.applied = strategies.apply_strategy(self.base.model, config.strategy, config.strategy_options)
         if config.checkpointing:
             strategies.enable_checkpointing(self.applied.model)
         self.vocabulary = vocabulary
-        self.notes = [*self.base.notes, *about_speakers(self.train, self.dev)]
+        self.notes = [*self.base.notes, *self._left_out(), *about_speakers(self.train, self.dev)]
 
     def go(self, on_point: Callable[[Point], None] | None, stop: Any) -> FinetuneResult:
         from speechkit.training.callbacks import Pace, Watch
@@ -122,6 +135,8 @@ class _Run:
         watch.save_best = self._keep_best if main else watch.save_best
         if last and pace.share(last) >= 1:
             watch.ending = "minutes" if pace.steps is None or last < pace.steps else "steps"
+        elif last and watch.out_of_patience:
+            watch.ending = "patience"
         else:
             trainer.train(resume_from_checkpoint=str(self.folder.checkpoint(last)) if last else None)
         if main:
@@ -140,6 +155,15 @@ class _Run:
             )
         except DataError as error:
             raise DataError(f"the {what} data: {error}") from error
+
+    def _left_out(self) -> list[str]:
+        notes = []
+        for name, file, report in zip(SETS, REPORTS, self.reports, strict=True):
+            kinds = Counter(problem.kind for problem in report.left_out)
+            if kinds:
+                said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+                notes.append(f"left out of {report.rows:,} {name} rows: {said} ({file} lists them)")
+        return notes
 
     def _clips(self, rows: Sequence[Example], augmented: bool) -> Clips:
         seconds = sum(row.seconds or 0.0 for row in rows)
@@ -189,7 +213,7 @@ class _Run:
         if not main:
             return max(self.folder.steps(), default=0)
         last = self.folder.begin(self.config, self._origin())
-        for report, name in zip(self.reports, ("data.json", "data-dev.json"), strict=True):
+        for report, name in zip(self.reports, REPORTS, strict=True):
             with self.folder.writing(name):
                 report.save(self.folder.path / name)
         return last
@@ -225,7 +249,8 @@ class _Run:
             self.applied.plain().save_pretrained(fresh)
             self.base.processor.save_pretrained(fresh)
             if self.config.strategy == "adapters":  # apart too, to be swapped in
-                name, tokenizer = self.base.language or "domain", self.vocabulary.tokenizer()
+                name = re.sub(r"[^\w-]+", "-", self.base.language or "domain")
+                tokenizer = self.vocabulary.tokenizer()
                 adapters.save_adapter(adapters.take_adapter(self.applied.model, name, tokenizer), fresh)
             self.folder.publish(fresh, self.folder.best)
 

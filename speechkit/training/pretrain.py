@@ -280,7 +280,10 @@ def _same_run(config: PretrainConfig, output: Path, resumed: bool) -> None:
     record = output / "run.json"
     if not resumed or not record.is_file():
         return
-    made = json.loads(record.read_text(encoding="utf-8"))["config"]
+    try:
+        made = dict(json.loads(record.read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{record} does not say what the checkpoints beside it come from: {error}") from error
     wanted = json.loads(json.dumps(asdict(config)))
     differing = [f"{key}: {made.get(key)} → {wanted[key]}" for key in wanted if made.get(key) != wanted[key]]
     differing = [row for row in differing if row.partition(":")[0] not in PretrainConfig.FREE]

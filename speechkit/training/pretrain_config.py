@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from speechkit.device import Choice, Hardware, detect
 from speechkit.errors import DataError, PlanError
 from speechkit.training.curve import Curve, Point
+from speechkit.training.precision import choose_precision
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -107,13 +108,26 @@ class PretrainConfig:
 
     @classmethod
     def from_json(cls, text: str) -> PretrainConfig:
-        """The inverse of :meth:`to_json`. Raises PlanError for a setting that does not exist, naming the nearest."""
-        row, known = json.loads(text), [f.name for f in fields(cls)]
+        """The inverse of :meth:`to_json`.
+
+        Raises PlanError for text that is no JSON object, and a setting that does not exist (naming the nearest), is
+        absent or of the wrong type.
+        """
+        known = [f.name for f in fields(cls)]
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"the settings are not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise PlanError(f"the settings are a {type(row).__name__}; wanted a JSON object")
         for key in row:
             if key not in known:
                 near = get_close_matches(key, known, 1)
                 raise PlanError(f"no setting is called {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        return cls(**row)
+        try:
+            return cls(**row)
+        except TypeError as error:
+            raise PlanError(f"a setting is absent or of the wrong type: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,20 +190,7 @@ class PretrainCurve(Curve):
 def precision(wish: str = "auto", hardware: Hardware | None = None) -> Choice[str]:
     """The dtype of the large products while training; the weights and the loss stay float32.
 
-    Raises PlanError for an unknown name.
+    Raises PlanError for an unknown name, or one that the device cannot train in.
     """
-    allowed = ("auto", "float32", "bfloat16", "float16")
-    if wish not in allowed:
-        raise PlanError(f"precision is {wish!r}; it can be {', '.join(allowed)}")
-    if wish != "auto":
-        return Choice(wish, "asked for")
     have = hardware or detect()
-    if have.gpus:
-        modern = have.gpus[0].capability >= (8, 0)
-        return Choice("bfloat16" if modern else "float16", f"{have.gpus[0].name} multiplies it in hardware")
-    import torch
-
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if known.get("avx512_bf16") or known.get("amx_bf16"):
-        return Choice("bfloat16", "this CPU multiplies it in hardware")
-    return Choice("float32", "this CPU has no bfloat16 arithmetic: it would be slower")
+    return choose_precision("cuda" if have.gpus else "cpu", wish, have)

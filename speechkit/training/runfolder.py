@@ -78,8 +78,8 @@ class RunFolder:
         """Record what the run is, or check that the one in the folder may go on; returns the step it goes on from.
 
         `origin["same"]` holds what must not change between sittings besides the configuration: data and base model.
-        Raises PlanError when a run is there and `config.resume` is False, or when it was another run: the message
-        lists the differences and what may be changed.
+        Raises PlanError when a run is there and `config.resume` is False, when it was another run (the message lists
+        the differences and what may be changed), or when only its model is left.
         """
         self.recover()
         last = max(self.steps(), default=0)
@@ -91,6 +91,11 @@ class RunFolder:
                     "remove this one to start over"
                 )
             self._check_same(config, origin["same"], last)
+        if not last and self.best.is_dir() and (self.path / "result.json").is_file():
+            raise PlanError(
+                f"{self.path} holds the model of a finished run whose checkpoints are gone, and a new run would write "
+                "over it: name another folder, or remove this one to start over"
+            )
         with self.writing("run.json"):
             self.write("run.json", config.to_json())
             self.write_json("origin.json", origin)
@@ -115,9 +120,7 @@ class RunFolder:
         kept = tuple(point for point in points if point.step <= step) if step else ()
         curve = Curve(kept, total, self.path.name)
         with self.writing("curve.jsonl"):
-            fresh = path.with_name("curve.jsonl.new")
-            curve.save(fresh)
-            fresh.replace(path)
+            curve.save(path)
         return curve
 
     def append(self, point: Point) -> None:

@@ -39,7 +39,7 @@ class Split:
         yield from (("train", self.train), ("dev", self.dev), ("test", self.test))
 
     def __repr__(self) -> str:
-        return "\n".join([*(_line(name, rows) for name, rows in self.sides()), self.reason])
+        return "\n".join([*(_line(name, rows) for name, rows in self.sides() if rows), self.reason])
 
 
 def split_examples(

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from speechkit.asr.masks import MaskedGroupNorm
 from speechkit.errors import PlanError
 from speechkit.training.anatomy import Anatomy, core_of, depth_of, part_sizes
+from speechkit.training.config import STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["STRATEGIES", "Applied", "StrategyOptions", "apply_strategy", "enable_checkpointing", "parameter_groups"]
 
-STRATEGIES = ("head", "top-K", "all", "adapters", "lora", "distil")
 _PREFIXES = {"adapters": ("adapter_",), "lora": ("lora_",), "distil": ("student_", "distil_")}
 _TOP = re.compile(r"top-(\d+)")
 _NO_DECAY = re.compile(r"(\bbias|norm\.weight|norm\.bias|masked_spec_embed|original0)$")
@@ -45,7 +45,7 @@ class StrategyOptions:
     def of(cls, strategy: str, given: Mapping[str, Any]) -> StrategyOptions:
         """Options by name, with or without the strategy's prefix: {"rank": 8} for "lora" is `lora_rank`.
 
-        Raises PlanError for a name that there is not.
+        Raises PlanError for a name that there is not, or a value of another type.
         """
         known = [option.name for option in fields(cls)]
         named = {}
@@ -56,6 +56,9 @@ class StrategyOptions:
                 near = get_close_matches(name, known, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise PlanError(f"strategies have no option {name!r}; {hint}they have {', '.join(known)}")
+            kind = type(getattr(cls, full))
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise PlanError(f"{full} is {value!r}; it should be of type {kind.__name__}, as {getattr(cls, full)!r}")
             named[full] = value
         return cls(**named)
 

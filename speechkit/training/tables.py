@@ -44,15 +44,18 @@ class Fields:
 
     def _separated(self, file: Any, text: str) -> Iterator[tuple[int, dict[str, Any], str]]:
         reader = _reader(file, self.separator, self.spaced)
-        width, named = len(self.columns), not self.head
+        width, named, above = len(self.columns), not self.head, 0
         for cells in reader:
+            first, above = above + 1, reader.line_num
             if not any(cell.strip() for cell in cells):
                 continue
             if not named:
                 named = True
                 continue
-            fault = ""
-            if len(cells) > width and self.columns[-1] == text:  # commas in a text that nobody quoted
+            fault = _swallowed(cells, self.separator)
+            if fault:
+                fault = f"lines {first} to {above} of {self.path.name} are read as one row: {fault}"
+            elif len(cells) > width and self.columns[-1] == text:  # commas in a text that nobody quoted
                 cells = [*cells[: width - 1], self.separator.join(cells[width - 1 :])]
             elif len(cells) > width:
                 fault = f"line {reader.line_num} of {self.path.name} has {len(cells)} fields for {width} columns"
@@ -98,6 +101,15 @@ def table_fields(path: Path, headless: bool = False) -> Fields:
     head = not headless and not any(Path(cell).suffix.lower() in SUFFIXES for cell in cells)
     columns = tuple(cells) if head else tuple(str(number) for number in range(1, len(cells) + 1))
     return Fields(path, columns if headless else _guessed(columns, cells), separator, encoding, head, spaced)
+
+
+def _swallowed(cells: list[str], separator: str) -> str:
+    """What to say of a cell that runs over further rows, told by the audio files that those name; "" for others."""
+    below = [line for cell in cells for line in cell.splitlines()[1:]]
+    names = (part.strip(' "') for line in below for part in line.split(separator))
+    if not any(Path(name).suffix.lower() in SUFFIXES for name in names):
+        return ""
+    return 'a quotation mark is not closed; close it, or write "" for one inside a quoted text'
 
 
 def _guessed(columns: tuple[str, ...], cells: list[str]) -> tuple[str, ...]:

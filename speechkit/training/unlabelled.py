@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from speechkit import audio as audio_in
 from speechkit.asr.batch import normalise
+from speechkit.asr.files import SUFFIXES
 from speechkit.errors import AudioError, DataError, MissingExtra
 from speechkit.training.masking import draw_negatives, span_mask
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["BatchPlan", "PlannedBatches", "Skipped", "Windows", "sources"]
 
 RATE = 16_000
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".aac", ".webm", ".mp4", ".wma"}
 SILENT = 1e-4  # RMS of full scale, -80 dB: there is nothing to tell apart
 CUT = 0.85  # windows share a batch when the shortest is at least this long against the longest; all are cut to it
 JITTER = 0.05  # of the length by which windows are sorted, so that neighbours differ from epoch to epoch

@@ -19,6 +19,7 @@ import traitlets as t
 
 from speechkit import audio as sound
 from speechkit.errors import DataError, SpeechkitError
+from speechkit.evaluation.metrics import NAMES
 from speechkit.widgets.error_html import board_text, error_board_html
 from speechkit.widgets.error_rows import Index, Query, columns_of, grid, row_of, stretch
 from speechkit.widgets.player import MIME
@@ -180,8 +181,7 @@ def _number(content: dict[str, Any], name: str) -> int:
 
 def _figures(report: ErrorReport) -> list[dict[str, Any]]:
     """The two rates, the one to quote first in front."""
-    rates = (report.wer, report.cer) if report.first_unit.value == "word" else (report.cer, report.wer)
-    return [{"name": "WER" if rate.unit == "word" else "CER", "value": str(rate), "told": repr(rate)} for rate in rates]
+    return [{"name": NAMES[rate.unit], "value": str(rate), "told": repr(rate)} for rate in report.rates]
 
 
 def _known(rows: tuple[Scored, ...]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from speechkit.evaluation.metrics import NAMES
 from speechkit.widgets.error_rows import CUT, direction
 from speechkit.widgets.palette import ACCENT, LEVELS, LINE, SOFT, Shade, card
 
@@ -77,8 +78,7 @@ def confused(report: ErrorReport, n: int = 5) -> str:
 
 def _about(report: ErrorReport) -> str:
     count = len(report.utterances)
-    rates = (report.wer, report.cer) if report.first_unit.value == "word" else (report.cer, report.wer)
-    shown = " · ".join(f"{'WER' if rate.unit == 'word' else 'CER'} {rate}" for rate in rates)
+    shown = " · ".join(f"{NAMES[rate.unit]} {rate}" for rate in report.rates)
     return f"{count:,} {'utterance' if count == 1 else 'utterances'} · {shown}"
 
 

@@ -58,7 +58,7 @@ class Query:
                 pair=None if given.get("pair") is None else (str(given["pair"][0]), str(given["pair"][1])),
                 unit=given.get("unit", "word"),
             )
-        except (TypeError, ValueError, LookupError) as error:
+        except (AttributeError, TypeError, ValueError, LookupError) as error:
             raise DataError(f"{given!r} is no question to an error board: {error}") from error
         known = {"sort": get_args(Sort), "unit": get_args(Unit)}
         wrong = [name for name, allowed in known.items() if getattr(query, name) not in allowed]

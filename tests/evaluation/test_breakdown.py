@@ -59,6 +59,10 @@ def test_the_table_names_rates_and_counts():
     assert told.startswith("WER by speaker, 95 % intervals") and "20.0 % [0.0, 25.0]" in told and "10 words" in told
 
 
+def test_letters_are_called_letters():
+    assert "6 letters" in score("한글", "한굴", language="ko").by("language", "jamo").table()
+
+
 def test_another_key_is_told():
     with pytest.raises(DataError, match="by is 'voice'; it can be 'speaker', 'language', 'length'"):
         REPORT.by("voice")

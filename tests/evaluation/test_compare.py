@@ -82,9 +82,23 @@ def test_the_table_shows_what_changed():
     assert "b gains:" in told and "2 → 0 errors  1" in told and "b loses:" in told and "0 → 1 errors  2" in told
 
 
+def test_a_changed_clip_names_the_systems_and_lines_up_what_they_heard():
+    base, tuned = (
+        score(["so it is"], [line], options=ScoreOptions(name=n)) for n, line in (("base", "x"), ("更好", "so"))
+    )
+    assert str(compare(base, tuned).changed[0]).splitlines() == [
+        "3 → 2 errors  1", "     said  so it is", "     base  x", "     更好  so",
+    ]  # fmt: skip
+
+
 def test_systems_of_one_name_are_told_apart():
     a, b = reports([1, 2], [2, 2])
     assert compare(a, ErrorReport(b.utterances, None, "a")).names == ("a (a)", "a (b)")
+
+
+def test_less_than_one_draw_is_told():
+    with pytest.raises(DataError, match="draws is 0; draw one set or more"):
+        compare(*reports([1, 0], [0, 1]), draws=0)
 
 
 def test_other_clips_or_other_references_are_refused():

@@ -192,8 +192,40 @@ def test_a_clip_on_which_a_model_fails_counts_as_unheard():
 def test_a_script_without_a_table_keeps_its_wer_and_says_why_it_is_not_romanised():
     hebrew = {"he": [(np.full(800, 0.1, np.float32), "שלום")]}
     cell = cross_evaluate([Ear("he-ear", "he", {800: "שלום"})], hebrew).cell("he-ear", "he")
-    assert cell.report.wer.value == 0 and cell.romanized is None and "no romanisation for" in cell.note
+    assert cell.report.wer.value == 0 and cell.romanized is None and "no romanisation for" in cell.unread
     assert cell.rate("romanized") is None and cell.rate("wer").value == 0
+
+
+def test_why_a_cell_is_not_romanised_is_found_anew_after_a_file(tmp_path):
+    gone = (tmp_path / "gone.wav", "שלום")
+    found = cross_evaluate([Ear("m", "he", {800: "שלום"})], {"he": [gone, (np.full(800, 0.1, np.float32), "שלום")]})
+    again = CrossLingual.load(CrossLingual.load(found.save(tmp_path / "a.json")).save(tmp_path / "b.json"))
+    assert again.cells[0].remark == found.cells[0].remark
+    assert found.table().count("no romanisation for") == again.table().count("no romanisation for") == 1
+    assert "1 of 2 clips left out" in again.table(), "what was seen when it was measured stays"
+
+
+def test_a_region_makes_no_other_language():
+    found = cross_evaluate([Ear("us", "en-US", ENGLISH.heard), POLISH], {"en": SETS["en"]})
+    assert found.cell("us", "en").native and [donor.model for donor in found.donors("en")] == ["pl-ear"]
+
+
+class Mute(Ear):
+    """Forgets the last clip of a list, and answers with `last` to a single one."""
+
+    last: object = None
+
+    def transcribe(self, audio: list) -> list:
+        return super().transcribe(audio)[:-1] if len(audio) > 1 else [self.last]
+
+
+def test_a_model_that_does_not_answer_for_each_clip_is_a_marked_cell():
+    mute = Mute("mute", "uk", NATIVE.heard)
+    cell = cross_evaluate([mute], SETS).cell("mute", "uk")
+    assert "fails on every clip: it gave 1 rows (NoneType) for 1 clips; a model gives a Transcript each" in cell.reason
+    mute.last = "час"
+    cell = cross_evaluate([mute], SETS).cell("mute", "uk")
+    assert [row.hypothesis for row in cell.report.utterances] == ["час"] * 3, "one by one it does answer"
 
 
 @pytest.mark.parametrize(
@@ -208,6 +240,19 @@ def test_a_script_without_a_table_keeps_its_wer_and_says_why_it_is_not_romanised
 def test_calls_that_make_no_matrix_are_told(models, sets, told):
     with pytest.raises(DataError, match=told):
         cross_evaluate(models, sets)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"limit": 0}, "limit is 0; give the number of clips per language, 1 or more, or None for all"),
+        ({"limit": -1}, "limit is -1"),
+        ({"scheme": "ipa"}, 'scheme is \'ipa\'; it can be "letters" or "sounds"'),
+    ],
+)
+def test_options_are_checked_before_any_model_hears(options, told):
+    with pytest.raises(DataError, match=told):
+        CrossOptions(**options)
 
 
 def test_unknown_cells_and_figures_are_told(cross):

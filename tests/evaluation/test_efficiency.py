@@ -89,6 +89,8 @@ def test_points_that_make_no_curve_are_told():
         saving(("a", "b"), ([(1, 0.5)], [(1, 0.5)]), math.inf)
     with pytest.raises(DataError, match="minutes is 0; labelled minutes are a finite number above 0"):
         point("a", 0, 0.5)
+    with pytest.raises(DataError, match="a, 1 min has no WER: the held-out texts hold no word"):
+        efficiency_curve(lambda start, minutes: score(["..."], ["oh"]), ["a"], [1])
 
 
 def stored() -> Efficiency:

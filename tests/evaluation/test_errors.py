@@ -76,6 +76,8 @@ def test_texts_with_transcripts_beside_them_take_their_words():
     alone, beside = score(["one"], transcripts=[spoken("one")]), score(["one"], ["one"], transcripts=[spoken("one")])
     assert alone == beside
     assert beside.utterances[0].edits[0].word == 0
+    assert score("one", transcripts=spoken("one")) == alone, "one by itself is a list of one"
+    assert score(["one"], transcripts=["one"]).utterances[0].words == ()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,8 @@ def test_a_missing_file_is_named(tmp_path):
         (["a"], ["a"], {"options": ScoreOptions(snr_db=[1, 2])}, "2 snr_db for 1 references"),
         ([None], ["a"], {}, "reference 1 is NoneType; references are texts"),
         (["a", "b"], ["a", 3], {}, "hypothesis 2 is int; it can be a text or a Transcript"),
+        (["a"], ["a"], {"transcripts": [3]}, "transcript 1 is int; give a Transcript, or the text alone"),
+        (["a"], ["a"], {"transcripts": []}, "0 transcripts for 1 references"),
     ],
 )
 def test_lists_that_do_not_fit_are_told(said, heard, more, told):
@@ -224,6 +228,12 @@ def test_a_report_survives_csv(tmp_path):
     again = ErrorReport.from_csv(report.to_csv(tmp_path / "errors.csv"))
     assert again == report
     assert again.confusions() == report.confusions()
+
+
+def test_words_keep_their_places_in_csv_where_vowel_signs_were_dropped(tmp_path):
+    report = score(["كتب"], [spoken("كَتَبَ", language="ar")], options=ScoreOptions(vowels=False))
+    assert report.utterances[0].edits[0].word == 0
+    assert ErrorReport.from_csv(report.to_csv(tmp_path / "errors.csv")) == report
 
 
 def test_no_cell_of_the_csv_is_a_formula(tmp_path):

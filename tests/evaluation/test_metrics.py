@@ -122,6 +122,9 @@ def test_units_and_counts_that_cannot_be_are_told():
         error_rate("a", "b", "phone")
     with pytest.raises(DataError, match=r"errors of shape \(2,\) and counts of shape \(1,\)"):
         Rate.of([1, 2], [3])
+    for call in (wer, cer, error_rate):
+        with pytest.raises(DataError, match='hypothesis 2 is NoneType; give texts, "" where nothing was heard'):
+            call(["a", "b"], ["a", None])
     with pytest.raises(DataError, match="2 references and 1 hypotheses"):
         cer(["a", "b"], ["a"])
     with pytest.raises(DataError, match="a character error rate is not defined"):

@@ -61,6 +61,9 @@ def test_letters_are_those_of_the_published_systems(language, written, latin):
         [("pl", "dżem"), ("sk", "džem"), ("uk", "джем")],
         [("ko", "나무"), ("pl", "namu")],
         [("zh", "妈妈"), ("pl", "mama"), ("uk", "мама")],
+        [("ko", "워"), ("pl", "wo")],
+        [("zh", "二"), ("cs", "er")],
+        [("zh", "日"), ("pl", "żi")],
     ],
     ids=lambda words: words[0][1],
 )

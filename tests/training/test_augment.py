@@ -180,6 +180,10 @@ def test_what_is_no_mono_signal_is_refused(samples: np.ndarray) -> None:
         ({"codecs": ["ulaw", "g729"]}, r"choose from ulaw, gsm, adpcm, mp3, vorbis, opus"),
         ({"codec_p": 0.1, "codecs": []}, "choose from ulaw"),
         ({"loudness": 1}, "augmentation has no option loudness; it has speed, speed_p"),
+        ({"speed": 1.1}, r"augmentation's speed is 1.1; it should be like \(0.9, 1.12\)"),
+        ({"speed": [0.9, 1.0, 1.1]}, "augmentation's speed is"),
+        ({"noise_p": "often"}, "augmentation's noise_p is 'often'; it should be like 0.6"),
+        ({"noise_files": "noises"}, r"noise_files is 'noises'; it should be like \('folder',\)"),
     ],
 )
 def test_options_out_of_range_are_refused(given: dict[str, Any], message: str) -> None:

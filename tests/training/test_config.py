@@ -52,8 +52,13 @@ def test_a_misspelt_setting_is_refused_and_the_nearest_named() -> None:
     [
         ("[1]", "holds a list; it should be an object"),
         ("{", "is not JSON"),
-        ('{"steps": "many"}', "wrong type"),
-        ('{"steps": 1, "batch_s": null}', "wrong type"),
+        ('{"steps": "many"}', "steps is 'many', which is of the wrong type; it should be int or null"),
+        ('{"steps": 1, "batch_s": null}', "batch_s is None, which is of the wrong type; it should be float"),
+        ('{"steps": 2.5}', "steps is 2.5, which is of the wrong type"),
+        ('{"steps": true}', "steps is True, which is of the wrong type"),
+        ('{"steps": 1, "folder": 7}', "folder is 7, which is of the wrong type; it should be str"),
+        ('{"steps": 1, "resume": "no"}', "resume is 'no', which is of the wrong type; it should be bool"),
+        ('{"steps": 1, "augmentation": ["noise"]}', "it should be dict or null"),
     ],
 )
 def test_text_that_is_no_configuration_is_refused(text: str, said: str) -> None:
@@ -79,6 +84,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         ({"steps": 1, "vocabulary": "mine"}, "vocabulary is 'mine'"),
         ({"steps": 1, "batch_s": 0}, "batch_s is 0"),
         ({"steps": 1, "learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"steps": 1, "batch_s": float("inf")}, "batch_s is inf; it should be more than 0, and finite"),
+        ({"steps": 1, "seed": -1}, "seed is -1; it should be 0 or more"),
         ({"steps": 1, "accumulation": 0}, "accumulation is 0; it should be 1 or more"),
         ({"steps": 1, "warmup": 0.7, "decay": 0.7}, "more than the whole run together"),
         ({"steps": 1, "layerdrop": 1.5}, "layerdrop is 1.5, a share"),
@@ -91,6 +98,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(PlanError, match=re.escape(said)):
         FinetuneConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_places_may_be_paths() -> None:
+    config = FinetuneConfig(steps=1, model=Path("model"), folder=Path("run"), train=Path("a.csv"))  # type: ignore[arg-type]
+    assert config == FinetuneConfig(steps=1, model="model", folder="run", train="a.csv")
+    assert FinetuneConfig.from_json(config.to_json()) == config
 
 
 def test_differences_name_what_a_resumed_run_may_not_change_and_nothing_else() -> None:

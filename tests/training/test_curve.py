@@ -27,6 +27,21 @@ def test_a_curve_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert loaded == curve and loaded.name == "run ü"
 
 
+def test_a_curve_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "curve.jsonl"
+    Curve((Point(1, 0.5, loss=2.0),), 9).save(path)
+    before = path.read_text()
+
+    def full(self: Path, text: str, **_: object) -> int:
+        self.open("w").write(text[:5])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        Curve((Point(1, 0.5, loss=2.0), Point(2, 0.9, loss=1.0)), 9).save(path)
+    assert path.read_text() == before
+
+
 def test_a_last_line_cut_short_is_left_out_and_a_broken_one_before_it_is_named(tmp_path: Path) -> None:
     file = tmp_path / "curve.jsonl"
     Curve(POINTS, 60).save(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,15 @@ def test_its_html_is_escaped_and_well_formed() -> None:
     assert not opened
     assert "&lt;b&gt;.wav" in page and "<b>" not in page
     assert "<table>" not in DataReport(KEPT)._repr_html_()
+
+
+def test_words_stand_to_the_left_in_its_html_and_numbers_to_the_right() -> None:
+    cells = re.findall(r"<(t[hd]) style=\"text-align:(left|right)\">(.*?)</", REPORT._repr_html_())
+    assert [(side, text) for kind, side, text in cells if kind == "th"] == [
+        ("left", "row is"), ("left", "why"), ("right", "rows"), ("left", "for example"),
+    ]  # fmt: skip
+    assert {side for kind, side, text in cells if kind == "td" and text.isdigit()} == {"right"}
+    assert {side for kind, side, text in cells if kind == "td" and not text.isdigit()} == {"left"}
 
 
 def test_a_saved_report_comes_back(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import random
+import shutil
 import sys
 import weakref
 from dataclasses import replace
@@ -25,6 +28,7 @@ from tiny_runs import examples, losses, model_folder, small
 from speechkit import demo
 from speechkit.asr.model import load_asr
 from speechkit.errors import DataError, ModelError, OutputError, PlanError
+from speechkit.training.base import open_base
 from speechkit.training.batches import BatchPlan
 from speechkit.training.config import FinetuneConfig
 from speechkit.training.data import Example
@@ -287,6 +291,69 @@ def test_characters_that_the_model_lacks_get_outputs_and_a_foreign_alphabet_a_ne
     made = finetune(small(tmp_path / "b", model, vocabulary="auto", steps=1), cyrillic, dev)
     assert any("cannot write 100% of the letters" in note for note in made.notes)
     assert made.best is not None and set(Vocabulary.load(made.best).letters) == set("абвгдежзик")
+
+
+def test_a_pretrained_checkpoint_in_the_old_format_is_read_and_a_harmful_pickle_is_not(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = Wav2Vec2ForPreTraining(tiny_config(Wav2Vec2Config, proj_codevector_dim=8, codevector_dim=8))
+    encoder.config.save_pretrained(tmp_path / "encoder")
+    torch.save(encoder.state_dict(), tmp_path / "encoder/pytorch_model.bin")
+    with pytest.warns(UserWarning, match="restricted unpickler"):
+        made = open_base(str(tmp_path / "encoder"))
+    assert torch.equal(made.model.wav2vec2.masked_spec_embed, encoder.wav2vec2.masked_spec_embed)
+    (tmp_path / "encoder/pytorch_model.bin").write_bytes(pickle.dumps(Harm(str(tmp_path / "harmed"))))
+    with pytest.warns(UserWarning), pytest.raises(ModelError, match="cannot be loaded"):
+        open_base(str(tmp_path / "encoder"))
+    assert not (tmp_path / "harmed").exists()
+
+
+class Harm:
+    """Makes a folder when a careless reader unpickles it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (self.path,)
+
+
+def test_a_script_that_the_model_does_not_write_is_named_and_kept_out_on_request(model: Path, tmp_path: Path) -> None:
+    astray = [*TRAIN, *(replace(row, text="привет", name=f"x{row.name}") for row in examples(3, seed=5))]
+    made = finetune(small(tmp_path / "a", model, vocabulary="auto", steps=1), astray, DEV)
+    assert any("Cyrillic is new to the model" in note and "vocabulary='keep'" in note for note in made.notes)
+    made = finetune(small(tmp_path / "b", model, vocabulary="keep", steps=1), astray, DEV)
+    assert "left out of 43 training rows: 3 unexpected script (data.json lists them)" in made.notes
+
+
+def test_what_was_found_in_the_data_is_told_before_anything_is_trained(model: Path, tmp_path: Path) -> None:
+    order: list[Any] = []
+    odd = replace(TRAIN[0], text="ö ü", name="odd", fault="line 3 has 5 fields for 3 columns")
+    finetune(
+        small(tmp_path, model, vocabulary="auto", steps=1), [*TRAIN, odd], DEV,
+        on_data=lambda name, report: order.append((name, report.counts)), on_point=lambda point: order.append(point.step),
+    )  # fmt: skip
+    assert order == [("training", {"malformed row": 1}), ("development", {}), 0, 1]
+    assert len(Vocabulary.load(tmp_path / "best")) == 13, "a malformed row adds no letter"
+
+
+def test_a_run_that_ran_out_of_patience_is_over_until_it_is_given_more(model: Path, tmp_path: Path) -> None:
+    config = small(tmp_path, model, steps=50, learning_rate=1e-12, eval_every=1, patience=2)
+    assert finetune(config, TRAIN, DEV).steps == 3
+    again = finetune(config, TRAIN, DEV)
+    assert (again.ending, again.steps) == ("patience", 3)
+    assert finetune(config.replace(patience=3), TRAIN, DEV).steps == 4
+
+
+def test_the_model_of_a_finished_run_is_not_written_over_when_its_checkpoints_are_gone(
+    model: Path, tmp_path: Path
+) -> None:
+    config = small(tmp_path, model, steps=1)
+    finetune(config, TRAIN, DEV)
+    kept = (tmp_path / "best/model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(PlanError, match="finished run whose checkpoints are gone"):
+        finetune(config.replace(seed=3), TRAIN, DEV)
+    assert (tmp_path / "best/model.safetensors").read_bytes() == kept
 
 
 def test_another_architecture_and_a_broken_folder_are_refused(tmp_path: Path, model: Path) -> None:

@@ -204,6 +204,9 @@ def test_settings_survive_being_written_and_a_misspelt_one_is_named(tmp_path: Pa
     assert PretrainConfig.from_json(settings.to_json()) == settings
     with pytest.raises(PlanError, match=r"'learning_rat'; did you mean 'learning_rate'\?"):
         PretrainConfig.from_json('{"output": "x", "learning_rat": 1}')
+    for text in ("{", "[1]", '{"steps": 3}', '{"output": "x", "steps": "many"}'):
+        with pytest.raises(PlanError, match=r"settings are|wrong type"):
+            PretrainConfig.from_json(text)
 
 
 def test_features_of_a_trained_model_are_not_penalised_for_their_size(tmp_path: Path) -> None:

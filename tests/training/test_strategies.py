@@ -137,6 +137,20 @@ def test_options_may_be_named_without_the_prefix_of_their_strategy() -> None:
         apply_strategy(tiny(), "lora", {"rnak": 4})
 
 
+@pytest.mark.parametrize(
+    ("strategy", "given", "message"),
+    [
+        ("lora", {"rank": "8"}, "lora_rank is '8'; it should be of type int, as 16"),
+        ("distil", {"student_layers": None}, "student_layers is None; it should be of type int"),
+        ("all", {"freeze_features": "no"}, "freeze_features is 'no'; it should be of type bool"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(strategy: str, given: dict[str, object], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        StrategyOptions.of(strategy, given)
+    assert StrategyOptions.of("lora", {"alpha": 8}).lora_alpha == 8, "JSON writes 8.0 as 8"
+
+
 def test_a_model_without_ctc_head_is_refused() -> None:
     for kind in (Wav2Vec2Model, Wav2Vec2ForPreTraining):
         with pytest.raises(ModelError, match=rf"{kind.__name__} has no CTC head"):

@@ -42,6 +42,16 @@ def test_the_same_rows_come_out(tmp_path: Path, name: str, data: bytes) -> None:
     assert rows(tmp_path / name) == WANTED
 
 
+def test_rows_behind_a_quotation_mark_that_is_not_closed_are_said_to_be_lost(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('path,text\na.wav,eins\nb.wav,"zwei\nc.wav,drei\nd.wav,vier\n')
+    (_, _, fine), (_, row, fault) = table_fields(path).rows("text")
+    assert not fine and row["path"] == "b.wav"
+    assert fault.startswith("lines 3 to 5 of t.csv are read as one row: a quotation mark is not closed")
+    path.write_text('path,text\na.wav,"eins,\nzwei"\nb.wav,drei\n')
+    assert [fault for _, _, fault in table_fields(path).rows("text")] == ["", ""], "a text of two lines is one text"
+
+
 def test_a_quotation_mark_between_tabs_is_a_quotation_mark(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text('path\ttext\na.wav\t"Ja\nb.wav\tnein" sagte er\n')
     assert [row["text"] for row in rows(tmp_path / "t.tsv")] == ['"Ja', 'nein" sagte er']

@@ -97,6 +97,7 @@ def test_a_question_survives_its_way_through_json_and_nonsense_is_told():
         {"pair": ["a"]},
         {"kinds": 3},
         {"sort": []},
+        "errors",
     ):
         with pytest.raises(DataError, match="is no question to an error board"):
             Query.parse(bad)

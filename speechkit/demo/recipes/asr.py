@@ -256,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
     recipe = recipe_of(options)
     stores = prepare(recipe, options.work, options.speech_data, training=not options.evaluate)
-    if not which("flite"):
+    if LANGUAGES[recipe.language].flite and not which("flite"):
         print("flite is not installed: espeak-ng alone will speak (on Debian: apt-get install flite)", flush=True)
     for name, store in stores.items():
         seconds = sum(clip.seconds for clip in store.clips)

@@ -80,7 +80,7 @@ def describe(recipe: Recipe, scores: Mapping[str, Score], folder: Path) -> None:
     """Write `recipe.json` (settings, results, versions) and the card into a saved folder."""
     results = {name: {"wer": s.wer, "cer": s.cer, "clips": s.clips} for name, s in scores.items()}
     versions = {name: version(name) for name in ("torch", "transformers", "espeakng-loader")}
-    flite = which("flite") is not None
+    flite = language(recipe.language).flite and which("flite") is not None
     row = {"recipe": asdict(recipe), "flite": flite, "results": results, "versions": versions}
     (folder / "recipe.json").write_text(json.dumps(row, indent=2) + "\n")
     (folder / "README.md").write_text(card(recipe, scores, flite), encoding="utf-8")

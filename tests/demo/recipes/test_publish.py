@@ -10,19 +10,30 @@ from speechkit import demo
 from speechkit.demo.recipes import corpus
 from speechkit.demo.recipes.asr import Recipe, model_config
 from speechkit.demo.recipes.languages import language
-from speechkit.demo.recipes.publish import card, save
+from speechkit.demo.recipes.publish import card, describe, save
 from speechkit.demo.recipes.score import Score
 
 SYNTHETIC = {"synthetic": Score(0.05, 0.02, 300)}
 EVERYTHING = SYNTHETIC | {"digits": Score(0.1, 0.05, 500), "words": Score(0.2, 0.1, 26), "clips": Score(0, 0, 10)}
 
 
-def test_the_embedded_card_is_the_one_its_recipe_writes() -> None:
-    folder = demo.model_path("en")
+@pytest.mark.parametrize("language", demo.languages())
+def test_the_embedded_card_is_the_one_its_recipe_writes(language: str) -> None:
+    folder = demo.model_path(language)
     row = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     scores = {name: Score(**result) for name, result in row["results"].items()}
     written = card(Recipe(**row["recipe"]), scores, row["flite"])
     assert (folder / "README.md").read_text(encoding="utf-8") == written
+
+
+@pytest.mark.parametrize("code", ["en", "pl"])
+def test_flite_is_named_only_where_it_speaks_the_language(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechkit.demo.recipes.publish.which", lambda _: "/usr/bin/flite")
+    describe(Recipe(language=code), SYNTHETIC, tmp_path)
+    assert ("flite" in (tmp_path / "README.md").read_text(encoding="utf-8")) is (code == "en")
+    assert json.loads((tmp_path / "recipe.json").read_text(encoding="utf-8"))["flite"] is (code == "en")
 
 
 def test_the_card_counts_parameters_voices_and_accents_right() -> None:
