@@ -9,6 +9,9 @@ Digits: trained on three speakers, scored on the fourth, each in turn; then on t
 people, other microphones and at another rate. Arabic: trained on 18 speakers, scored on 6. A start whose recipe says
 that it heard the test speaker is refused. No model is chosen by the test speakers: the last one of a run is scored.
 
+--synthetic N lets N clips of the same words by espeak-ng's voices be heard beside the people of a fold (digits only):
+three speakers are few to tell what a word has in common with itself.
+
 Two readings: "spelt" is greedy, letter by letter, and may write words that there are not; "listed" is the beam search
 with a bigram model of the training texts, what an application with a list of commands would use. Each fold is a JSON
 file below --work; the mean and the pooled rate of the folds are both shown, with 95 % intervals from speakers drawn
@@ -22,7 +25,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +152,27 @@ def plan(fold: Fold, task: Task, start: str, options: argparse.Namespace) -> Fin
     )
 
 
+def machines(count: int, folder: Path, seed: int = 1) -> tuple[Example, ...]:
+    """`count` digits by espeak-ng's voices, made-up ones among them; rendered into `folder`, or opened there."""
+    import random
+
+    from speechkit.demo.recipes.corpus import Store, render, write_store
+    from speechkit.training.data import Example
+
+    if not count:
+        return ()
+    whole = folder / f"synthetic-{count}"
+    if (whole / "clips.jsonl").is_file():
+        store = Store(whole)
+    else:
+        texts = random.Random(seed).choices(DIGITS, k=count)
+        store = write_store(whole, render(texts, test=False, seed=seed * 1_000_000))
+    return tuple(
+        Example(store.samples(clip), clip.text, f"synthetic/{at}", f"espeak {clip.speaker}", "en", clip.seconds)
+        for at, clip in enumerate(store.clips)
+    )
+
+
 def read(rows: Sequence[Example], model: str, texts: Sequence[str]) -> Scored:
     """Clips → what `model`, which has a head, makes of them, spelt and listed."""
     from speechkit import load_asr
@@ -269,6 +293,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     from speechkit.training.data import read_examples
     from speechkit.training.folds import folds_by_speaker, take_per_text
 
+    spoken = machines(options.synthetic, options.work) if "digits" in options.tasks else ()
     rows = read_examples(options.speech_data / "manifest.tsv")
     found: list[dict[str, Any]] = []
     for task in (tasks()[name] for name in options.tasks):
@@ -279,7 +304,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         mine = [row for row in mine if row.text in wanted]
         mine = list(take_per_text(mine, options.takes)) if options.takes else mine
         for start in starts(options.start):
-            for fold in folds_by_speaker(mine, task.kept_out):
+            for people in folds_by_speaker(mine, task.kept_out):
+                fold = replace(people, train=(*people.train, *spoken)) if task.language == "en" else people
                 if options.folds and not set(options.folds) & set(fold.speakers):
                     continue
                 print(f"{task.name} from {start}, {fold}", flush=True)
@@ -301,6 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--folds", nargs="+", help="only the folds that keep one of these speakers out")
     add("--words", type=int, help="only the first so many different words")
     add("--takes", type=int, help="clips of each word by each speaker at most")
+    add("--synthetic", type=int, default=0, help="clips of the digits by espeak-ng beside those of people")
     add("--steps", type=int, help="updates, in place of what the start's kind takes")
     add("--learning-rate", type=float)
     add("--batch-s", type=float, default=16.0)

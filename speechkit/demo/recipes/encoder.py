@@ -2,8 +2,8 @@
 
 Steps: speech of eight languages without text (`encoder_speech.py`), with `--speech-data` also of people → the wav2vec
 2.0 objective from random weights (`speechkit.training.pretrain`) → weights in fp16 with card and recipe. A second start
-goes on where the first one stopped. `--probe MODEL` instead fine-tunes it and a model from scratch on a few minutes of
-one language and prints both curves: whether the encoder helps.
+goes on where the first one stopped. At last the encoder and a model from scratch are fine-tuned on a few minutes of one
+language, for the card: whether the encoder helps. `--probe MODEL` does that alone.
 """
 
 from __future__ import annotations
@@ -147,11 +147,7 @@ def save(result: PretrainResult, recipe: EncoderRecipe, folder: Path, probes: li
 def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
     if options.probe:
-        for found in (
-            probe(folder, options.probe_language, options.probe_minutes, options.probe_steps)
-            for folder in (options.probe, None)
-        ):
-            print(found, flush=True)
+        _probes(options.probe, options)
         return 0
     given = {field.name: getattr(options, field.name, None) for field in fields(EncoderRecipe)}
     given["languages"] = tuple(options.languages) if options.languages else None
@@ -164,9 +160,19 @@ def main(argv: list[str] | None = None) -> int:
     result = train(recipe, windows, output)
     print(result)
     folder = options.out or output / "published"
-    save(result, recipe, folder, [])
+    save(result, recipe, folder, _probes(result.model, options))
     print(f"written to {folder}")
     return 0
+
+
+def _probes(model: Path, options: argparse.Namespace) -> list[Probe]:
+    """`model` and a start from nothing, side by side for each of the minutes; none for no steps."""
+    found = []
+    for minutes in options.probe_minutes if options.probe_steps else ():
+        for start in (model, None):
+            found.append(probe(start, options.probe_language, minutes, options.probe_steps))
+            print(found[-1], flush=True)
+    return found
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
@@ -189,8 +195,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     add("--prepare-only", action="store_true", help="render the speech and stop")
     add("--probe", type=Path, help="only fine-tune this model, and one from scratch, and compare")
     add("--probe-language", default="pl")
-    add("--probe-minutes", type=float, default=3.0)
-    add("--probe-steps", type=int, default=400)
+    add("--probe-minutes", type=float, nargs="+", default=[3.0, 10.0])
+    add("--probe-steps", type=int, default=400, help="0: do not probe")
     return parser.parse_args(argv)
 
 

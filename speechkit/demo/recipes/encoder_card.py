@@ -21,7 +21,8 @@ __all__ = ["card", "describe"]
 def describe(recipe: Mapping[str, Any], result: PretrainResult, probes: Sequence[Probe], folder: Path) -> None:
     """Write `recipe.json` (settings, last point of the curve, versions) and the card into a saved folder."""
     last = result.curve.last
-    figures = {name: getattr(last, name) for name in ("step", "audio_s", "contrastive", "accuracy", "perplexity")}
+    names = ("step", "audio_s", "contrastive", "accuracy", "perplexity", "unit_accuracy")
+    figures = {name: getattr(last, name) for name in names}
     versions = {name: version(name) for name in ("torch", "transformers", "espeakng-loader")}
     row = {"recipe": dict(recipe), "speech_s": result.audio_s, "results": figures, "versions": versions}
     (folder / "recipe.json").write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
@@ -48,6 +49,7 @@ def card(recipe: Mapping[str, Any], result: PretrainResult, probes: Sequence[Pro
         passed=f"{(last.audio_s or 0) / 3600:.0f}",
         accuracy=f"{last.accuracy:.1%}",
         perplexity=f"{last.perplexity:.0f}",
+        units=UNITS.format(units=recipe["units"], named=f"{last.unit_accuracy:.1%}") if last.unit_accuracy else "",
         probes="\n".join(f"```\n{found}\n```\n" for found in probes) or "Not probed yet.\n",
         repeat=_command(recipe),
     )
@@ -57,6 +59,7 @@ def _command(recipe: Mapping[str, Any]) -> str:
     words = ["python -m speechkit.demo.recipes.encoder", f"--steps {recipe['steps']}", f"--hours {recipe['hours']:g}"]
     if tuple(recipe["languages"]) != LANGUAGES:
         words.append(" ".join(["--languages", *recipe["languages"]]))
+    words += [] if recipe["unit_weight"] else ["--unit-weight 0"]
     words += ["--real --speech-data FOLDER"] if recipe["real"] else []
     words += ["--digits"] if recipe["digits"] else []
     return " ".join(words)
@@ -71,6 +74,10 @@ REAL = """Recordings of people, each {times} times and changed otherwise every t
 - Speech Commands v0.01, P. Warden, 2017, CC BY 4.0 (fewer than 200 clips).
 - Wake words and spoken orders from Picovoice's wake-word-benchmark and speech-to-intent-benchmark, Apache-2.0.
 {digits}"""
+
+UNITS = """Besides wav2vec 2.0's objective it named the acoustic unit of each masked frame, one of {units} clusters of
+MFCCs (HuBERT's first iteration; `speechkit/training/masked_units.py`): {named} right at the end.
+"""
 
 CARD = """---
 license: cc-by-sa-4.0
@@ -99,7 +106,7 @@ espeak-ng variants kept for tests, and the test sentences of the grammars.
 
 {steps} steps of {batch_s} s ({passed} hours heard in all, of {heard} different ones). The target was told from 100
 negatives for {accuracy} of the masked frames (chance is 1 %); {perplexity} of {codes} entries per codebook were in use.
-
+{units}
 ## Does it help?
 
 {probes}

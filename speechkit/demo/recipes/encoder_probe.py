@@ -84,7 +84,7 @@ def probe(
     )
     trainer.train()
     cer, wer = (tuple(rates) for rates in zip(*watch.rates, strict=True))
-    return Probe(encoder.name if encoder else "from scratch", code, minutes, tuple(watch.steps), cer, wer)
+    return Probe("from the encoder" if encoder else "from scratch", code, minutes, tuple(watch.steps), cer, wer)
 
 
 class _Trainer(Trainer):

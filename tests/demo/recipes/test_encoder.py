@@ -132,7 +132,7 @@ def test_a_run_from_nothing_is_published_with_card_and_recipe(
     rows = [["a.flac", "ar", "x", "asc-00000001", "CC BY 4.0", "words_ar_asc"]]
     (real / "manifest.tsv").write_text("\n".join("\t".join(row) for row in [header, *rows]) + "\n")
     options = ["--work", str(tmp_path / "work"), "--real", "--speech-data", str(real), "--hours", "0.002"]
-    options += ["--languages", "pl", "ko", "--steps", "2"]
+    options += ["--languages", "pl", "ko", "--steps", "2", "--probe-steps", "0"]
     assert main(options) == 0
     folder = tmp_path / "work" / "run-real" / "published"
     assert (folder / "model.safetensors").stat().st_size < 8_000_000
@@ -145,6 +145,7 @@ def test_a_run_from_nothing_is_published_with_card_and_recipe(
     assert all(name in card for name in HELD_OUT_ARABIC)
     assert "Arabic Speech Commands Dataset" in card
     assert "--languages pl ko --real --speech-data FOLDER" in card
+    assert "one of 100 clusters of\nMFCCs" in card and "Not probed yet." in card
     assert "2 steps" in capsys.readouterr().out
 
 
