@@ -389,5 +389,7 @@ def _transcripts(given: Transcript | Sequence[Any]) -> list[Transcript]:
 
 def _same_length(count: int, lists: dict[str, Sequence[Any] | None]) -> None:
     for name, row in lists.items():
+        if isinstance(row, str | os.PathLike):
+            raise DataError(f"{name} is {os.fspath(row)!r}; give a list with one for each reference")
         if row is not None and len(row) != count:
             raise DataError(f"{len(row)} {name} for {count} references; give one each, or leave them out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jiwer
 import numpy as np
 import pytest
@@ -175,6 +177,8 @@ def test_a_missing_file_is_named(tmp_path):
         (["a"], None, {}, "1 references and 0 hypotheses"),
         (["a"], ["a"], {"names": ["x", "y"]}, "2 names for 1 references; give one each, or leave them out"),
         (["a"], ["a"], {"speakers": []}, "0 speakers for 1 references"),
+        ("a", "a", {"audio": Path("a.wav")}, "audio is 'a.wav'; give a list with one for each reference"),
+        (["a", "b"], ["a", "b"], {"names": "xy"}, "names is 'xy'; give a list"),
         (["a"], ["a"], {"language": ["en", "pl"]}, "2 languages for 1 references"),
         (["a"], ["a"], {"options": ScoreOptions(snr_db=[1, 2])}, "2 snr_db for 1 references"),
         ([None], ["a"], {}, "reference 1 is NoneType; references are texts"),
