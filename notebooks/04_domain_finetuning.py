@@ -138,8 +138,8 @@ ErrorBoard(before["domain"], "radio calls, before")
 #
 # One object holds every setting of the run. `strategy` says which weights learn, `augmentation` changes each clip anew
 # whenever it is heard (rate, room, microphone, noise): three minutes of speech are soon known by heart, and what sounds
-# different every time is not. The run ends after `STEPS`, or after five minutes, whichever comes first. *Stop* ends it after the step at hand
-# and leaves a checkpoint; running the cell again goes on from there.
+# different every time is not. The run ends after `STEPS`, or after five minutes, whichever comes first. *Stop* ends it
+# after the step at hand and leaves a checkpoint; running the cell again goes on from there.
 
 # %%
 from speechkit.training.config import FinetuneConfig
