@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from speechkit.errors import DataError
 from speechkit.training.curve import Curve, Point
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 POINTS = (
     Point(0, 1.0, wer=0.5, cer=0.2),

@@ -329,9 +329,12 @@ def test_what_was_found_in_the_data_is_told_before_anything_is_trained(model: Pa
     order: list[Any] = []
     odd = replace(TRAIN[0], text="ö ü", name="odd", fault="line 3 has 5 fields for 3 columns")
     finetune(
-        small(tmp_path, model, vocabulary="auto", steps=1), [*TRAIN, odd], DEV,
-        on_data=lambda name, report: order.append((name, report.counts)), on_point=lambda point: order.append(point.step),
-    )  # fmt: skip
+        small(tmp_path, model, vocabulary="auto", steps=1),
+        [*TRAIN, odd],
+        DEV,
+        on_data=lambda name, report: order.append((name, report.counts)),
+        on_point=lambda point: order.append(point.step),
+    )
     assert order == [("training", {"malformed row": 1}), ("development", {}), 0, 1]
     assert len(Vocabulary.load(tmp_path / "best")) == 13, "a malformed row adds no letter"
 
