@@ -217,6 +217,13 @@ def test_a_long_utterance_is_lengthened_on_demand(open_widget, stays_clean):
     assert page.locator(".eb-more").count() == 0
 
 
+def test_two_long_utterances_are_lengthened_before_the_first_answer_is_there(open_widget, stays_clean):
+    line = " ".join(f"w{i}" for i in range(400))
+    page = stays_clean(open_widget(ErrorBoard(score([line] * 2, [line] * 2)), "error_board")).page
+    page.evaluate("document.querySelectorAll('.eb-more').forEach((more) => more.click())")
+    page.wait_for_function("document.querySelectorAll('.eb-diff .eb-equal').length === 800")
+
+
 def test_mistakes_are_told_where_the_click_was(page, report):
     report.utterances[0].audio.unlink()
     page.locator("button.eb-col").first.click()

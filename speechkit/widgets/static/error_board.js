@@ -16,6 +16,16 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
+const makeButton = (attributes, ...children) => make("button", { type: "button", ...attributes }, ...children);
+
+const grouped = (count) => count.toLocaleString("en"); // 12,345
+
+function makeBar(pixels) {
+  const node = make("span", { class: "eb-bar", "aria-hidden": "true" });
+  node.style.width = `${pixels}px`;
+  return node;
+}
+
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 /** What a column says aloud: `substituted: fourteen, heard forty`. */
@@ -29,6 +39,32 @@ export function told([kind, said, heard]) {
 export function shown(label) {
   return label === "" ? "∅" : /^\p{M}/u.test(label) ? `◌${label}` : label;
 }
+
+/** The nodes of a grid of confusions: the most frequent ones, the matrix, and how to read it. */
+function confused({ unit, labels, counts, top, left_out }) {
+  if (!top.length) return [make("div", { class: "eb-none" }, `No ${unit === "word" ? "word" : "character"} was confused.`)];
+  const most = Math.max(1, ...top.map(([, , count]) => count)), what = unit === "word" ? "words" : "characters";
+  const pick = (said, heard, ...inside) =>
+    makeButton({ class: "eb-pick", "aria-label": `${shown(said)} heard as ${shown(heard)}: show these utterances`, "data-said": said, "data-heard": heard }, ...inside);
+  const name = (label) => make("bdi", {}, shown(label)), soft = (text) => make("span", { class: "eb-soft" }, text);
+  const list = make("ol", { class: "eb-top", "aria-label": `Most confused ${what}` }, ...top.map(([said, heard, count]) =>
+    make("li", {}, pick(said, heard, name(said), soft(" → "), name(heard)), makeBar((70 * count) / most), soft(`${count}`))));
+  const cell = (said, heard, count, right) => {
+    const td = make("td", { class: right ? "eb-right" : count ? "eb-wrong" : "" }, ...(count ? [right ? `${count}` : pick(said, heard, `${count}`)] : []));
+    if (count && !right) td.style.setProperty("--share", `${12 + (48 * count) / most}%`);
+    return td;
+  };
+  const head = make("tr", {}, make("th", { class: "eb-corner" }, "said ↓ heard →"), ...labels.map((label) => make("th", { scope: "col" }, name(label))));
+  const body = labels.map((said, i) =>
+    make("tr", {}, make("th", { scope: "row" }, name(said)), ...labels.map((heard, j) => cell(said, heard, counts[i][j], said === heard && i > 0))));
+  const table = make("table", { class: "eb-matrix", "aria-label": `Confusion matrix of ${what}` }, make("thead", {}, head), make("tbody", {}, ...body));
+  const rest = left_out ? ` ${grouped(left_out)} rarer errors have no room here.` : "";
+  const note = `∅ is nothing: a row of what was inserted, a column of what was deleted. Click a number to see its utterances.${rest}`;
+  return [list, make("div", { class: "eb-scroll" }, table), make("p", { class: "eb-soft" }, note)];
+}
+
+/** What a question or an answer is about: a later question about the same takes the place of the one before. */
+const about = ({ kind, of, row }) => ((of ?? kind) === "columns" ? `columns ${row}` : of ?? kind);
 
 /** The arrow keys of a row of buttons: one Tab stop, focus moves within it. `back` is -1 where text runs leftwards. */
 function rove(event, buttons, forward = 1) {
@@ -66,22 +102,23 @@ class View {
   head() {
     const total = this.model.get("total"), title = this.model.get("title");
     const figures = this.model.get("figures").map(({ name, value, told: title }) => make("span", { title }, make("b", {}, name), ` ${value}`));
-    this.save = make("button", { type: "button", class: "eb-save" }, "Save as CSV");
+    this.save = makeButton({ class: "eb-save" }, "Save as CSV");
     return make(
       "div", { class: "eb-head" }, make("span", { class: "eb-title" }, title || "Error board"),
-      make("span", { class: "eb-about" }, make("span", {}, `${total.toLocaleString("en")} ${total === 1 ? "utterance" : "utterances"}`), ...figures), this.save,
+      make("span", { class: "eb-about" }, make("span", {}, `${grouped(total)} ${total === 1 ? "utterance" : "utterances"}`), ...figures), this.save,
     );
   }
 
   tabs() {
-    this.chips = TABS.map(([name, text]) => make("button", { type: "button", role: "tab", class: "eb-tab", "data-tab": name, id: `${this.id}-${name}`, "aria-controls": `${this.id}-of-${name}` }, text));
+    this.chips = TABS.map(([name, text]) =>
+      makeButton({ role: "tab", class: "eb-tab", "data-tab": name, id: `${this.id}-${name}`, "aria-controls": `${this.id}-of-${name}` }, text));
     return make("div", { class: "eb-tabs", role: "tablist", "aria-label": "What to show" }, ...this.chips);
   }
 
   panel() {
     this.rows = make("tbody");
     this.heads = SORTS.filter(([name]) => ["name", "wer", "errors"].includes(name) || this.model.get("known").includes(name));
-    this.sorts = this.heads.map(([name, text]) => make("button", { type: "button", class: "eb-sort", "data-sort": name }, text));
+    this.sorts = this.heads.map(([name, text]) => makeButton({ class: "eb-sort", "data-sort": name }, text));
     const head = make("tr", {}, ...this.sorts.map((button, index) => make("th", { scope: "col", class: index && this.heads[index][0] !== "speaker" ? "eb-n" : "" }, button)));
     this.table = make("table", { "aria-label": "Utterances" }, make("thead", {}, head), this.rows);
     this.pager = make("div", { class: "eb-pager" });
@@ -93,12 +130,13 @@ class View {
     this.search = make("input", { type: "search", class: "eb-search", placeholder: "Find a word, a file, a speaker", "aria-label": "Find a word, a file, a speaker" });
     this.kinds = KINDS.map(([kind, sign, text], index) => {
       const count = this.model.get("kinds")[index];
-      return make("button", { type: "button", class: `eb-kind eb-key-${kind}`, "aria-pressed": "false", "data-kind": kind, title: `only utterances with a word ${text}` }, make("span", { "aria-hidden": "true" }, sign), ` ${text} ${count.toLocaleString("en")}`);
+      const told = { "aria-pressed": "false", "data-kind": kind, title: `only utterances with a word ${text}` };
+      return makeButton({ class: `eb-kind eb-key-${kind}`, ...told }, make("span", { "aria-hidden": "true" }, sign), ` ${text} ${grouped(count)}`);
     });
     this.slider = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: 1, class: "eb-slider", "aria-label": "Only utterances with a confidence below" });
     this.below = make("output", { class: "eb-below" });
     const sure = this.model.get("known").includes("confidence") ? [make("label", { class: "eb-sure" }, "confidence below", this.slider, this.below)] : [];
-    this.pair = make("button", { type: "button", class: "eb-pair" });
+    this.pair = makeButton({ class: "eb-pair" });
     return make("div", { class: "eb-filters", role: "group", "aria-label": "Filters" }, this.search, ...this.kinds, ...sure, this.pair);
   }
 
@@ -184,16 +222,16 @@ class View {
 
   send(message) {
     const seq = `${this.id}-${(this.count += 1)}`;
-    this.asked.set(message.kind, seq);
+    this.asked.set(about(message), seq);
     clearTimeout(this.hint);
     this.hint = setTimeout(() => this.tell(QUIET), HINT_MS);
     this.model.send({ ...message, seq });
   }
 
   arrived(content, buffers) {
-    const what = content?.kind === "failed" ? content.of : content?.kind;
-    if (!what || this.asked.get(what) !== content.seq) return; // another view's, or a later question has followed
-    this.asked.delete(what);
+    const topic = content && about(content), what = content?.of ?? content?.kind;
+    if (!topic || this.asked.get(topic) !== content.seq) return; // another view's, or a later question has followed
+    this.asked.delete(topic);
     if (!this.asked.size) {
       clearTimeout(this.hint);
       if (this.note.textContent === QUIET) this.tell("");
@@ -232,10 +270,10 @@ class View {
     this.pair.hidden = !pair;
     if (pair) this.pair.replaceChildren(make("bdi", {}, shown(pair[0])), " heard as ", make("bdi", {}, shown(pair[1])), " ✕");
     this.pair.setAttribute("aria-label", pair ? `no longer only ${shown(pair[0])} heard as ${shown(pair[1])}` : "");
-    const all = this.model.get("total"), of = total < all ? ` of the ${total.toLocaleString("en")} that match, ${all.toLocaleString("en")} in all` : ` of ${all.toLocaleString("en")}`;
-    const turn = (text, to, can) => { const button = make("button", { type: "button", "data-first": to }, text); button.disabled = !can; return button; };
+    const all = this.model.get("total"), of = total < all ? ` of the ${grouped(total)} that match, ${grouped(all)} in all` : ` of ${grouped(all)}`;
+    const turn = (text, to, can) => Object.assign(makeButton({ "data-first": to }, text), { disabled: !can });
     this.pager.replaceChildren(
-      make("span", { role: "status" }, total ? `${this.first + 1}–${last}${of}` : `none of ${all.toLocaleString("en")}`),
+      make("span", { role: "status" }, total ? `${this.first + 1}–${last}${of}` : `none of ${grouped(all)}`),
       turn("‹ before", Math.max(0, this.first - page), this.first > 0), turn("next ›", this.first + page, last < total),
     );
   }
@@ -244,26 +282,20 @@ class View {
     const cells = this.heads.map(([name], index) => {
       if (!index) return this.name(row);
       const text = { speaker: row.speaker, errors: this.counts(row), confidence: row.confidence?.toFixed(2) ?? "–", seconds: row.seconds ? row.seconds.toFixed(1) : "–" }[name];
-      return make("td", { class: name === "speaker" ? "" : "eb-n" }, ...(name === "wer" ? this.bar(row) : [text]));
+      return make("td", { class: name === "speaker" ? "" : "eb-n" }, ...(name === "wer" ? [make("span", { class: "eb-room", "aria-hidden": "true" }, makeBar(Math.min(row.wer, 1) * 46)), percent(row.wer)] : [text]));
     });
     const diff = make("td", { colspan: this.heads.length }, this.diff(row));
     return [make("tr", { class: "eb-row" }, ...cells), make("tr", { class: "eb-diff-row" }, diff)];
   }
 
   name(row) {
-    const play = make("button", { type: "button", class: "eb-play", "data-row": row.row, "aria-label": `Hear ${row.name}` }, "▶");
+    const play = makeButton({ class: "eb-play", "data-row": row.row, "aria-label": `Hear ${row.name}` }, "▶");
     return make("th", { scope: "row" }, ...(row.audio ? [play] : []), make("bdi", {}, row.name));
   }
 
   counts(row) {
     const parts = KINDS.flatMap(([, sign], index) => (row.kinds[index] ? [`${sign}${row.kinds[index]}`] : []));
     return `${row.errors} of ${row.words}${parts.length ? `  (${parts.join(" ")})` : ""}`;
-  }
-
-  bar(row) {
-    const bar = make("span", { class: "eb-bar", "aria-hidden": "true" });
-    bar.style.width = `${Math.min(row.wer, 1) * 46}px`;
-    return [make("span", { class: "eb-room", "aria-hidden": "true" }, bar), percent(row.wer)];
   }
 
   diff(row) {
@@ -287,7 +319,7 @@ class View {
       box.append(node);
     });
     const left = length - first - columns.length;
-    if (left > 0) box.append(make("button", { type: "button", class: "eb-more", "data-first": first + columns.length, "data-length": length }, `and ${left.toLocaleString("en")} more`));
+    if (left > 0) box.append(makeButton({ class: "eb-more", "data-first": first + columns.length, "data-length": length }, `and ${grouped(left)} more`));
     if (!box.querySelector('[data-column][tabindex="0"]')) box.querySelector("[data-column]")?.setAttribute("tabindex", "0");
   }
 
@@ -345,32 +377,8 @@ class View {
     });
   }
 
-  lay({ unit, labels, counts, top, left_out }) {
-    if (unit !== this.unit) return;
-    const most = Math.max(1, ...top.map(([, , count]) => count)), what = unit === "word" ? "words" : "characters";
-    const pick = (said, heard, ...inside) => {
-      const button = make("button", { type: "button", class: "eb-pick", "aria-label": `${shown(said)} heard as ${shown(heard)}: show these utterances` }, ...inside);
-      Object.assign(button.dataset, { said, heard });
-      return button;
-    };
-    const name = (label) => make("bdi", {}, shown(label));
-    const list = make("ol", { class: "eb-top", "aria-label": `Most confused ${what}` }, ...top.map(([said, heard, count]) => {
-      const bar = make("span", { class: "eb-bar", "aria-hidden": "true" });
-      bar.style.width = `${(70 * count) / most}px`;
-      return make("li", {}, pick(said, heard, name(said), make("span", { class: "eb-soft" }, " → "), name(heard)), bar, make("span", { class: "eb-soft" }, `${count}`));
-    }));
-    const cell = (said, heard, count, right) => {
-      const td = make("td", { class: right ? "eb-right" : count ? "eb-wrong" : "" }, ...(count ? [right ? `${count}` : pick(said, heard, `${count}`)] : []));
-      if (count && !right) td.style.setProperty("--share", `${12 + (48 * count) / most}%`);
-      return td;
-    };
-    const head = make("tr", {}, make("th", { class: "eb-corner" }, "said ↓ heard →"), ...labels.map((label) => make("th", { scope: "col" }, name(label))));
-    const body = labels.map((said, i) => make("tr", {}, make("th", { scope: "row" }, name(said)), ...labels.map((heard, j) => cell(said, heard, counts[i][j], said === heard && i > 0))));
-    const table = make("table", { class: "eb-matrix", "aria-label": `Confusion matrix of ${what}` }, make("thead", {}, head), make("tbody", {}, ...body));
-    const rest = left_out ? ` ${left_out.toLocaleString("en")} rarer errors have no room here.` : "";
-    this.grid.replaceChildren(...(top.length
-      ? [list, make("div", { class: "eb-scroll" }, table), make("p", { class: "eb-soft" }, `∅ is nothing: a row of what was inserted, a column of what was deleted. Click a number to see its utterances.${rest}`)]
-      : [make("div", { class: "eb-none" }, `No ${unit === "word" ? "word" : "character"} was confused.`)]));
+  lay(grid) {
+    if (grid.unit === this.unit) this.grid.replaceChildren(...confused(grid));
   }
 
   picked(button) {
