@@ -106,7 +106,8 @@ def _data(config: FinetuneConfig) -> tuple[Any, Any, str]:
 
     good, bad = _measured(train)
     if bad and len(good) < 2:
-        check_examples(train, min_s=config.min_s, max_s=config.max_s)  # says why, where nothing can be used
+        report = check_examples(train, min_s=config.min_s, max_s=config.max_s)  # raises where nothing can be used
+        raise DataError(f"one clip cannot be both trained on and judged by. {report}")
     parts = split_examples(good, dev=DEV_SHARE, test=0.0, seed=config.seed)
     note = f"development set: {len(parts.dev)} of {len(good)} clips; {parts.reason}"
     return [*parts.train, *bad], parts.dev, note

@@ -119,6 +119,11 @@ def test_data_of_which_nothing_can_be_used_is_refused_with_the_reasons(
     assert cli.main(["finetune", "--train", str(table), "--steps", "1"]) == 2
     printed = capsys.readouterr().err
     assert "none of the 3 rows can be trained on: 1 empty text" in printed and "2 unreadable" in printed
+    row = examples(1)[0]
+    soundfile.write(tmp_path / "a.wav", row.audio, 16_000)
+    assert cli.main(["finetune", "--train", str(table), "--steps", "1"]) == 2
+    printed = capsys.readouterr().err
+    assert "one clip cannot be both trained on and judged by" in printed and "no such file: b.wav" in printed
 
 
 @pytest.mark.parametrize(
