@@ -201,6 +201,9 @@ def train(recipe: Recipe, work: Path, stores: dict[str, Store], init: Path | Non
 
 def _started(init: Path, language: str, attention: str) -> Wav2Vec2ForCTC:
     """The weights in `init` with a head of the right size; of another alphabet only the special tokens are kept."""
+    if not (init / "vocab.json").is_file():  # an encoder: it has no head
+        settings = model_config(language)
+        return Wav2Vec2ForCTC.from_pretrained(init, config=settings, dtype=torch.float32, attn_implementation=attention)
     model = Wav2Vec2ForCTC.from_pretrained(init, dtype=torch.float32, attn_implementation=attention)
     vocabulary = json.loads((init / "vocab.json").read_text(encoding="utf-8"))
     if sorted(vocabulary, key=vocabulary.__getitem__) == list(tokens(language)):
