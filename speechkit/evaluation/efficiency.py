@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from speechkit.errors import DataError
 from speechkit.evaluation.errors import ErrorReport
 from speechkit.evaluation.metrics import Rate
-from speechkit.evaluation.savings import Saving, saving
+from speechkit.evaluation.savings import Figure, Saving, saving
 from speechkit.evaluation.written import write_text
 
 if TYPE_CHECKING:
@@ -77,6 +77,13 @@ class EfficiencyPoint:
             raise DataError(f"minutes is {self.minutes}; labelled minutes are a finite number above 0")
         if math.isnan(self.wer.value):
             raise DataError(f"{self.start}, {self.minutes:g} min has no WER: the held-out texts hold no word")
+
+    def rate(self, figure: Figure) -> Rate:
+        """Raises DataError for a CER that was not measured."""
+        found = self.wer if figure == "WER" else self.cer
+        if found is None:
+            raise DataError(f"{self.start}, {self.minutes:g} min has no {figure}: it was not measured")
+        return found
 
     def __str__(self) -> str:
         took = "" if math.isnan(self.train_s) else f", {self.train_s:,.0f} s of training"
@@ -138,13 +145,14 @@ class Efficiency:
         )
         return Efficiency(tuple(table.values()), language, name)
 
-    def saving(self, start: str, against: str, wer: float | None = None) -> Saving:
-        """How many times less labelled data `start` needs than `against` for the same WER; see `savings.saving`.
+    def saving(self, start: str, against: str, rate: float | None = None, figure: Figure = "WER") -> Saving:
+        """How many times less labelled data `start` needs than `against` for the same rate; see `savings.saving`.
 
-        `wer` None takes the lowest WER that both reach. Raises DataError for a start without points.
+        `rate` None takes the lowest that both reach. CER tells two poor starts apart where neither gets a word right.
+        Raises DataError for a start without points, and for a point without that rate.
         """
-        curves = [[(p.minutes, p.wer.value) for p in self.curve(name)] for name in (start, against)]
-        return saving((start, against), (curves[0], curves[1]), wer)
+        curves = [[(p.minutes, p.rate(figure).value) for p in self.curve(name)] for name in (start, against)]
+        return saving((start, against), (curves[0], curves[1]), rate, figure)
 
     def table(self) -> str:
         """Starts down, minutes across, WER with its interval; * marks what was measured in this session."""

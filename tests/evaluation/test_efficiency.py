@@ -46,7 +46,7 @@ def test_a_curve_moved_along_the_logarithm_saves_by_how_far_it_was_moved(factor,
 
 def test_the_level_is_the_lowest_that_both_reach():
     found = saving(("a", "b"), ([(1, 0.5), (10, 0.1)], [(1, 0.9), (10, 0.3)]))
-    assert found.wer == 0.3 and found.against_minutes == pytest.approx(10)
+    assert found.rate == 0.3 and found.against_minutes == pytest.approx(10)
     assert found.minutes == pytest.approx(math.sqrt(10)) and found.factor == pytest.approx(math.sqrt(10))
 
 
@@ -83,14 +83,23 @@ def test_runs_of_equal_minutes_count_by_their_mean():
 def test_points_that_make_no_curve_are_told():
     with pytest.raises(DataError, match="no points for 'a'"):
         saving(("a", "b"), ([], [(1, 0.5)]))
-    with pytest.raises(DataError, match="'b' has WER nan at 1 minutes"):
+    with pytest.raises(DataError, match="'b' has rate nan at 1 minutes"):
         saving(("a", "b"), ([(1, 0.5)], [(1, math.nan)]))
-    with pytest.raises(DataError, match="wer is inf; it is a share of errors"):
+    with pytest.raises(DataError, match="rate is inf; it is a share of errors"):
         saving(("a", "b"), ([(1, 0.5)], [(1, 0.5)]), math.inf)
     with pytest.raises(DataError, match="minutes is 0; labelled minutes are a finite number above 0"):
         point("a", 0, 0.5)
     with pytest.raises(DataError, match="a, 1 min has no WER: the held-out texts hold no word"):
         efficiency_curve(lambda start, minutes: score(["..."], ["oh"]), ["a"], [1])
+
+
+def test_savings_are_counted_in_characters_where_no_word_is_right():
+    points = [point("a", 1, 1.0, cer=rate(0.3)), point("b", 1, 1.0, cer=rate(0.9)), point("b", 30, 1.0, cer=rate(0.6))]
+    assert Efficiency(tuple(points)).saving("a", "b").factor == 1
+    told = repr(Efficiency(tuple(points)).saving("a", "b", figure="CER"))
+    assert told.startswith("a reaches a CER of 60.0 % with at least 30.0 times less data than b")
+    with pytest.raises(DataError, match="a, 1 min has no CER"):
+        Efficiency((point("a", 1, 0.5),)).saving("a", "a", figure="CER")
 
 
 def stored() -> Efficiency:

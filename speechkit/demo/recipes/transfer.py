@@ -56,7 +56,7 @@ ENCODER, ENGLISH, DONOR, SCRATCH, LONGER = (
 )
 NAMES = {"encoder": ENCODER, "english": ENGLISH, "donor": DONOR, "scratch": SCRATCH, "longer": LONGER}
 CLAIM = (10.0, 100.0)  # times less labelled data, as published for pretrained models
-USELESS = 0.5  # a word error rate from which a transcript is of no use
+USELESS = {"WER": 0.5, "CER": 0.3}  # rates from which a transcript is of no use
 
 
 @dataclass(frozen=True)
@@ -201,15 +201,15 @@ def judged(saving: Saving, claim: tuple[float, float] = CLAIM) -> str:
     low, high = claim
     told = f"The claim is {low:g} to {high:g} times less labelled data"
     if saving.bound == "unknown" or math.isnan(saving.factor):
-        return f"{told}; these points cannot be compared at one word error rate."
-    if saving.wer > USELESS:
+        return f"{told}; these points cannot be compared at one {saving.figure}."
+    if saving.rate > USELESS[saving.figure]:
         return (
-            f"{told}; the lowest word error rate that both reach here is {saving.wer:.0%}, at which neither is of use, "
-            "so the factor says nothing yet."
+            f"{told}; the lowest {saving.figure} that both reach here is {saving.rate:.0%}, at which neither is of "
+            "use, so the factor says nothing yet."
         )
     times = f"{saving.factor:,.0f}" if saving.factor >= 10 else f"{saving.factor:.1f}"
     bound = "" if saving.bound == "exact" else f"{saving.bound} "
-    level = f"measured here at a word error rate of {saving.wer:.0%}"
+    level = f"measured here at a {saving.figure} of {saving.rate:.0%}"
     return f"{told}; {level}: {bound}{times} times, {_place(saving, claim)}."
 
 

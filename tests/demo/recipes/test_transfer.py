@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import jiwer
@@ -173,7 +174,7 @@ def saving(factor: float, bound: str = "exact", wer: float = 0.3) -> Saving:
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        pytest.param(saving(4), "error rate of 30%: 4.0 times, less than claimed", id="less"),
+        pytest.param(saving(4), "WER of 30%: 4.0 times, less than claimed", id="less"),
         pytest.param(saving(30), "30%: 30 times, within the claim", id="within"),
         pytest.param(saving(3000), "30%: 3,000 times, more than claimed", id="more"),
         pytest.param(saving(4, "at least"), "at least 4.0 times, a bound that neither", id="too low a lower bound"),
@@ -184,6 +185,7 @@ def saving(factor: float, bound: str = "exact", wer: float = 0.3) -> Saving:
         pytest.param(saving(300, "at most"), "at most 300 times, a bound that neither", id="too high an upper bound"),
         pytest.param(saving(math.nan, "unknown"), "cannot be compared", id="no common rate"),
         pytest.param(saving(30, "at least", 0.97), "97%, at which neither is of use", id="two failures"),
+        pytest.param(replace(saving(30, wer=0.4), figure="CER"), "CER that both reach here is 40%", id="by characters"),
     ],
 )
 def test_a_saving_is_held_against_the_published_claim(found: Saving, told: str) -> None:
