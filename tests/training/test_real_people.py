@@ -16,7 +16,20 @@ from speechkit.training.data import read_examples
 ROOT = Path(__file__).parents[2]
 # a few clips of a few words: minutes become seconds. The seed is the configuration's, so a run repeats itself
 WORDS = 4
-SHORT = ["--start", "demo/en", "--words", str(WORDS), "--takes", "3", "--steps", "160", "--batch-s", "8"]
+SHORT = [
+    "--start",
+    "demo/en",
+    "--synthetic",
+    "0",
+    "--words",
+    str(WORDS),
+    "--takes",
+    "3",
+    "--steps",
+    "160",
+    "--batch-s",
+    "8",
+]
 
 
 @pytest.fixture(scope="module")
