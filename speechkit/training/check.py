@@ -55,29 +55,33 @@ def check_examples(
     min_s: float = 0.1,
     max_s: float = 30.0,
     grid: FrameGrid | None = None,
+    trained_on: DataReport | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> DataReport:
     """Read every recording and judge every row; the kept rows carry their measured `seconds`.
 
     vocabulary: the labels are those of the model; without it, the characters of the normalised text. min_s, max_s:
     seconds of audio, bounds included. grid: the model's frames, `FrameGrid.from_config(model.config)`; None is the
-    stock 20 ms. progress: called with the number of rows done.
+    stock 20 ms. trained_on: the report of the training data, where these rows are to judge what learns from it.
+    progress: called with the number of rows done.
 
     Left out are rows that are malformed, without text, unreadable, too short or long, mostly in characters that the
     vocabulary lacks, longer in labels than in frames, or a repetition of an earlier row (same sound, same text). Kept
     with a remark: a rate other than the row claims or below 16 kHz, characters that the vocabulary lacks, one sound
-    with two texts, silence.
+    with two texts, a sound that is trained on, silence.
 
     Raises DataError when no row can be used, with the counts and an example of each reason, or when there is no row.
     """
     if not 0 <= min_s <= max_s:
         raise DataError(f"min_s is {min_s} and max_s {max_s}; they are seconds, 0 ≤ min_s ≤ max_s")
-    judge = _Judge(vocabulary, min_s, max_s, grid or FrameGrid())
+    others = zip(trained_on.sounds, trained_on.kept, strict=True) if trained_on is not None else ()
+    known = {sound: example.name for sound, example in others}
+    judge = _Judge(vocabulary, min_s, max_s, grid or FrameGrid(), known)
     for done, (example, heard) in enumerate(_measured(examples), 1):
         judge.row(example, heard)
         if progress is not None:
             progress(done)
-    report = DataReport(tuple(judge.kept), tuple(judge.left_out), tuple(judge.warnings))
+    report = DataReport(tuple(judge.kept), tuple(judge.left_out), tuple(judge.warnings), tuple(judge.sounds))
     if not report.kept:
         raise DataError(_nothing(report))
     return report
@@ -96,10 +100,12 @@ class _Judge:
     min_s: float
     max_s: float
     grid: FrameGrid
+    trained: dict[str, str]  # digest → name of what is trained on
     kept: list[Example] = field(default_factory=list)
     left_out: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
-    heard: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)  # digest → (text, name)
+    sounds: list[str] = field(default_factory=list)
+    heard: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # digest → (text, name)
 
     def row(self, example: Example, heard: _Heard) -> None:
         number = len(self.kept) + len(self.left_out)
@@ -111,6 +117,7 @@ class _Judge:
         for kind, detail in self._remarks(example, heard, plain):
             self.warnings.append(Problem(number, example.name, kind, detail))
         self.heard.setdefault(heard.digest, []).append((plain, example.name))
+        self.sounds.append(heard.digest)
         self.kept.append(replace(example, seconds=heard.samples / self.grid.rate))
 
     def _fault(self, example: Example, heard: _Heard, plain: str) -> tuple[str, str] | None:
@@ -172,6 +179,9 @@ class _Judge:
         others = [name for text, name in self.heard.get(heard.digest, ()) if text != plain]
         if others:
             yield "same audio, another text", f"the same sound as {others[0]}, which has another text: one is wrong"
+        if heard.digest in self.trained:
+            same = self.trained[heard.digest]
+            yield "in the training data too", f"the same sound as {same}: it makes the rates look better than they are"
         if heard.peak < SILENT_PEAK:
             yield "silent", "the peak is below -60 dBFS"
 
@@ -181,7 +191,7 @@ class _Heard:
     """One recording, decoded to mono at 16 kHz; `reason` says why it could not be."""
 
     samples: int = 0
-    digest: bytes = b""
+    digest: str = ""
     rate: float | None = None  # of the file, where it has one
     peak: float = 0.0
     narrow: bool = False  # nothing above 4 kHz
@@ -223,7 +233,7 @@ def _hear(example: Example) -> _Heard:
         return _Heard(reason=" ".join(str(error).split()))
     except Exception as error:  # a data set may raise anything: a bad row costs only itself
         return _Heard(reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
-    return _Heard(count, digest.digest(), rate, peak, band.narrow)
+    return _Heard(count, digest.hexdigest(), rate, peak, band.narrow)
 
 
 def _rate_of(source: Any) -> float | None:

@@ -32,7 +32,13 @@ KINDS = (
     "duplicate",
 )
 # what is worth knowing of a row that is kept
-REMARKS = ("wrong rate", "characters not in the vocabulary", "same audio, another text", "silent")
+REMARKS = (
+    "wrong rate",
+    "characters not in the vocabulary",
+    "same audio, another text",
+    "in the training data too",
+    "silent",
+)
 SHOWN = 3  # examples of each kind
 # notebooks put all cells to the right; words belong to the left
 LEFT, RIGHT = '<td style="text-align:left">', '<td style="text-align:right">'
@@ -54,11 +60,15 @@ class Problem:
 
 @dataclass(frozen=True, repr=False)
 class DataReport:
-    """The rows that can be trained on, with their measured length, and why the others cannot."""
+    """The rows that can be trained on, with their measured length, and why the others cannot.
+
+    sounds: a digest of each kept row's samples, by which two sets can be compared.
+    """
 
     kept: tuple[Example, ...]
     left_out: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()  # about rows that are kept
+    sounds: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -125,7 +135,14 @@ class DataReport:
         target = Path(path)
         rows = [{**_plain(example), "audio": _named(example.audio)} for example in self.kept]
         found = {"left_out": [asdict(p) for p in self.left_out], "warnings": [asdict(p) for p in self.warnings]}
-        whole = {"format": FORMAT, "summary": repr(self), "counts": self.counts, **found, "kept": rows}
+        whole = {
+            "format": FORMAT,
+            "summary": repr(self),
+            "counts": self.counts,
+            **found,
+            "kept": rows,
+            "sounds": self.sounds,
+        }
         try:
             write_atomic(target, json.dumps(whole, ensure_ascii=False, indent=1) + "\n")
         except OSError as error:
@@ -145,6 +162,7 @@ class DataReport:
                 tuple(Example(**row) for row in whole["kept"]),
                 tuple(Problem(**row) for row in whole["left_out"]),
                 tuple(Problem(**row) for row in whole["warnings"]),
+                tuple(whole.get("sounds", ())),
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path} is no report of `check_examples`: {type(error).__name__}: {error}") from error

@@ -11,19 +11,15 @@ must be one that all of them see.
 
 from __future__ import annotations
 
-import logging
-import random
 import re
 import shutil
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from speechkit import extras
@@ -39,11 +35,15 @@ from speechkit.training.collate import Batches, Clips
 from speechkit.training.devset import DevSet
 from speechkit.training.origin import about_speakers, digest_of, language_of, seconds_of, versions
 from speechkit.training.precision import choose_precision
+from speechkit.training.process import import_notes_off, random_state_kept
 from speechkit.training.report import FinetuneResult
 from speechkit.training.runfolder import RunFolder
+from speechkit.training.vocabulary_report import vocabulary_doctor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
 
     from speechkit.training.callbacks import Watch
     from speechkit.training.config import FinetuneConfig
@@ -83,7 +83,7 @@ def finetune(
     written, disk full: the last whole checkpoint survives), MissingExtra (accelerate; for LoRA peft).
     """
     extras.require("accelerate", extra="train", purpose="fine-tuning")
-    with checkpoint.quiet(), _import_notes_off(), _random_state_kept():
+    with checkpoint.quiet(), import_notes_off(), random_state_kept():
         run = _Run(config, train, dev)
         if on_data is not None and _rank() == 0:
             for name, report in zip(SETS, run.reports, strict=True):
@@ -107,14 +107,15 @@ class _Run:
         # what a malformed row has in the place of its text is no reason for a new output
         texts = [one.text for one in train if not one.fault] or [one.text for one in train]
         vocabulary = self.base.spell(texts, config.vocabulary, config.seed)
-        self.reports = [self._checked(rows, name) for rows, name in zip((train, dev), SETS, strict=True)]
+        self.reports = [self._checked(train, SETS[0])]
+        self.reports.append(self._checked(dev, SETS[1], self.reports[0]))
         self.train, self.dev = (tuple(report.kept) for report in self.reports)
         self.base.configure(config, self.device)
         self.applied = strategies.apply_strategy(self.base.model, config.strategy, config.strategy_options)
         if config.checkpointing:
             strategies.enable_checkpointing(self.applied.model)
         self.vocabulary = vocabulary
-        self.notes = [*self.base.notes, *self._left_out(), *about_speakers(self.train, self.dev)]
+        self.notes = [*self.base.notes, *self._left_out(), *self._spelt(), *about_speakers(self.train, self.dev)]
 
     def go(self, on_point: Callable[[Point], None] | None, stop: Any) -> FinetuneResult:
         from speechkit.training.callbacks import Pace, Watch
@@ -144,7 +145,7 @@ class _Run:
         trainer.accelerator.wait_for_everyone()
         return FinetuneResult.load(self.folder.path)
 
-    def _checked(self, rows: Sequence[Example], what: str) -> Any:
+    def _checked(self, rows: Sequence[Example], what: str, trained_on: DataReport | None = None) -> DataReport:
         try:
             return check.check_examples(
                 list(rows),
@@ -152,6 +153,7 @@ class _Run:
                 min_s=self.config.min_s,
                 max_s=self.config.max_s,
                 grid=self.base.grid,
+                trained_on=trained_on,
             )
         except DataError as error:
             raise DataError(f"the {what} data: {error}") from error
@@ -164,6 +166,11 @@ class _Run:
                 said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
                 notes.append(f"left out of {report.rows:,} {name} rows: {said} ({file} lists them)")
         return notes
+
+    def _spelt(self) -> list[str]:
+        """What the vocabulary doctor finds in the alphabet, the head and the texts that are trained on."""
+        found = vocabulary_doctor(self.vocabulary, (row.text for row in self.train), self.base.model).findings
+        return [f"{one.kind}: {one.detail}. {one.fix}" for one in found if one.severity != "note"]
 
     def _clips(self, rows: Sequence[Example], augmented: bool) -> Clips:
         seconds = sum(row.seconds or 0.0 for row in rows)
@@ -377,32 +384,3 @@ def _about_curve(watch: Watch) -> list[str]:
     if first and best and (best.wer or 0.0) > (first.wer or 0.0):
         return [f"the model before was better on this set: WER {first.wer:.1%}; a lower learning rate may help"]
     return []
-
-
-@contextmanager
-def _import_notes_off() -> Iterator[None]:
-    """The trainer imports bitsandbytes where it is installed, which then logs that it has no 4-bit kernel for CPUs.
-
-    It also asks the package `kernels` for one, which logs that offline it cannot check who published it.
-    """
-    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "kernels")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """The trainer seeds all generators of the process; the caller's go on as if it had not."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

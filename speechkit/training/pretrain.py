@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,12 +23,14 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from speechkit.asr.frames import FrameGrid
-from speechkit.errors import DataError
+from speechkit.errors import PlanError
 from speechkit.training.masked_units import MaskedUnits, fit_units
 from speechkit.training.objective import Pretraining, perplexity
 from speechkit.training.pretrain_config import PretrainConfig, PretrainCurve, PretrainPoint, precision
-from speechkit.training.pretrain_doctor import Finding, diagnose
+from speechkit.training.pretrain_doctor import diagnose
 from speechkit.training.pretrain_start import begin, save_model
+from speechkit.training.process import random_state_kept
+from speechkit.training.storage import writing
 from speechkit.training.unlabelled import BatchPlan, PlannedBatches, Skipped, Windows
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
     from transformers import Wav2Vec2Config
 
+    from speechkit.training.findings import Finding
     from speechkit.training.objective import Objective
 
 __all__ = ["PretrainConfig", "PretrainCurve", "PretrainPoint", "PretrainResult", "Watch", "pretrain"]
@@ -80,11 +84,20 @@ def pretrain(
     run continues from that checkpoint, otherwise it begins from random weights of `architecture`.
 
     Raises:
-        DataError: no usable sound, or the folder holds a run with other settings (the message names them).
+        DataError: no usable sound.
         ModelError: `config.start` cannot be loaded or is no wav2vec 2.0.
-        PlanError: neither or both of `config.start` and `architecture`, or a setting out of its range.
+        PlanError: neither or both of `config.start` and `architecture`, a setting out of its range, or a folder that
+            holds a run with other settings (the message names them).
+        OutputError: the disk is full or cannot be written; the last whole checkpoint survives.
     """
-    watch, output = watch or Watch(), Path(config.output)
+    with random_state_kept():
+        return _pretrained(config, audio, architecture, watch or Watch())
+
+
+def _pretrained(
+    config: PretrainConfig, audio: Any, architecture: Wav2Vec2Config | None, watch: Watch
+) -> PretrainResult:
+    output = Path(config.output)
     checkpoints = output / "checkpoints"
     last = _last_whole(checkpoints)
     _same_run(config, output, resumed=last is not None)
@@ -111,10 +124,11 @@ def pretrain(
         data_collator=lambda rows: rows[0],
         callbacks=[curve],
     )
-    trainer.make_optimizer, trainer.curve = watch.optimizer, curve
+    trainer.make_optimizer, trainer.curve, trainer.checkpoints = watch.optimizer, curve, checkpoints
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     if trainer.is_world_process_zero():
-        save_model(net, extractor, output / "model")
+        with writing(output / "model", partial(_survives, checkpoints)):
+            save_model(net, extractor, output / "model")
     found = tuple(diagnose(curve.curve, config.codes, config.negatives))
     return PretrainResult(output / "model", curve.curve, windows.seconds, windows.skipped, found, start)
 
@@ -124,6 +138,12 @@ class PretrainTrainer(Trainer):
 
     make_optimizer: Callable[[torch.nn.Module, float], torch.optim.Optimizer] | None = None
     curve: _Curve
+    checkpoints: Path
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        place = self.checkpoints / f"checkpoint-{self.state.global_step}"
+        with writing(place, partial(_survives, self.checkpoints)):
+            super()._save_checkpoint(model, trial)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return torch.utils.data.SequentialSampler(cast("PlannedBatches", self.train_dataset))
@@ -198,7 +218,8 @@ class _Curve(TrainerCallback):
         self.parts, self.counts = [], None
         self.curve = replace(self.curve, points=(*self.curve.points, point))
         if state.is_world_process_zero:
-            self.curve.save(self.path)
+            with writing(self.path, partial(_survives, self.path.parent / "checkpoints")):
+                self.curve.save(self.path)
             if self.watch.on_point is not None:
                 self.watch.on_point(point)
 
@@ -275,20 +296,25 @@ def _last_whole(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def _survives(checkpoints: Path) -> str:
+    last = _last_whole(checkpoints)
+    return f"{last.name} is whole" if last else ""
+
+
 def _same_run(config: PretrainConfig, output: Path, resumed: bool) -> None:
-    """Raise DataError where checkpoints come from other settings; `PretrainConfig.FREE` may differ."""
+    """Raise PlanError where checkpoints come from other settings; `PretrainConfig.FREE` may differ."""
     record = output / "run.json"
     if not resumed or not record.is_file():
         return
     try:
         made = dict(json.loads(record.read_text(encoding="utf-8"))["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{record} does not say what the checkpoints beside it come from: {error}") from error
+        raise PlanError(f"{record} does not say what the checkpoints beside it come from: {error}") from error
     wanted = json.loads(json.dumps(asdict(config)))
     differing = [f"{key}: {made.get(key)} → {wanted[key]}" for key in wanted if made.get(key) != wanted[key]]
     differing = [row for row in differing if row.partition(":")[0] not in PretrainConfig.FREE]
     if differing:
-        raise DataError(
+        raise PlanError(
             f"{output} holds a run with other settings ({'; '.join(differing)}); only "
             f"{', '.join(sorted(PretrainConfig.FREE))} may change on the way: name another output, or remove "
             f"{output / 'checkpoints'} to start over"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from speechkit.training.findings import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from speechkit.training.pretrain_config import PretrainCurve
 
-__all__ = ["Finding", "diagnose"]
+__all__ = ["diagnose"]
 
 COLLAPSED = 1.5  # codes in use per book; one alone is 1.0
 NARROW = 0.1  # share of the codebook
@@ -21,20 +22,6 @@ OUTWEIGHED = 3.0  # times the contrastive loss
 ABOVE_CHANCE = 2.0  # times the accuracy of guessing
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One sign in the curve, what it means, and what to do about it."""
-
-    name: str
-    step: int
-    sign: str
-    meaning: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.name} (step {self.step}): {self.sign}. {self.meaning} {self.advice}"
-
-
 def diagnose(curve: PretrainCurve, codes: int, negatives: int) -> Iterator[Finding]:
     """Findings about the last point of `curve`, given the entries per codebook and the negatives per masked frame."""
     last = curve.last
@@ -42,14 +29,15 @@ def diagnose(curve: PretrainCurve, codes: int, negatives: int) -> Iterator[Findi
         return
     if not math.isfinite(last.contrastive) or (last.loss is not None and not math.isfinite(last.loss)):
         yield Finding(
-            "the loss is no number", last.step, f"contrastive loss {last.contrastive}",
+            "the loss is no number", "stops", f"step {last.step}: contrastive loss {last.contrastive}",
             "The weights are lost from here on.",
             "Go back to an earlier checkpoint with half the learning_rate, a longer warmup, or precision='float32'.",
         )  # fmt: skip
         return
     if last.loss is not None and last.loss > OUTWEIGHED * (last.contrastive + 1):
         yield Finding(
-            "the penalty outweighs the task", last.step, f"loss {last.loss:.3g}, contrastive {last.contrastive:.3g}",
+            "the penalty outweighs the task", "stops",
+            f"step {last.step}: loss {last.loss:.3g}, contrastive {last.contrastive:.3g}",
             "The convolutional features are large, and making them smaller is nearly all that is learnt.",
             "Set feature_penalty to 0: it is meant for a start from random weights.",
         )  # fmt: skip
@@ -57,7 +45,7 @@ def diagnose(curve: PretrainCurve, codes: int, negatives: int) -> Iterator[Findi
         yield _collapsed(last.step, last.perplexity, last.accuracy, codes)
     elif last.accuracy > KNOWS_ALL:
         yield Finding(
-            "the task is too easy", last.step, f"{last.accuracy:.1%} of the masked frames are guessed",
+            "the task is too easy", "costs", f"step {last.step}: {last.accuracy:.1%} of the masked frames are guessed",
             "Nobody can predict speech that well: the targets can be read from something else, such as silence, a hum "
             "or copies of one clip.",
             "Look at the audio; mask more (mask_start, mask_frames) and take more negatives.",
@@ -67,11 +55,11 @@ def diagnose(curve: PretrainCurve, codes: int, negatives: int) -> Iterator[Findi
 
 
 def _collapsed(step: int, used: float, accuracy: float, codes: int) -> Finding:
-    sign = f"{used:.2f} of {codes} codes in use per book"
+    sign = f"step {step}: {used:.2f} of {codes} codes in use per book"
     if accuracy > KNOWS_ALL:
         sign += f", and accuracy {accuracy:.0%}, which is no success: a negative equal to the target is not counted"
     return Finding(
-        "codebook collapse", step, sign,
+        "codebook collapse", "stops", sign,
         "Every frame has the same target, so nothing is left to learn and the loss says nothing.",
         "Start over with a lower learning_rate or longer warmup, a higher diversity_weight (0.1 → 0.5), a slower fall "
         "of the temperature, cnn_gradient at most 0.1; see that the audio is not silence.",
@@ -86,13 +74,13 @@ def _slow(curve: PretrainCurve, codes: int, negatives: int) -> Iterator[Finding]
     guessing = math.log(negatives + 1)  # the loss of a model that knows nothing
     if last.accuracy < ABOVE_CHANCE * chance and last.contrastive > 0.95 * guessing:
         yield Finding(
-            "still guessing", last.step, f"accuracy {last.accuracy:.1%}, chance is {chance:.1%}",
+            "still guessing", "stops", f"step {last.step}: accuracy {last.accuracy:.1%}, chance is {chance:.1%}",
             f"The contrastive loss of {last.contrastive:.2f} is that of guessing ({guessing:.2f}).",
             "Give it more steps, a higher learning_rate, or larger batches (batch_s, accumulation).",
         )  # fmt: skip
     if last.perplexity < NARROW * codes:
         yield Finding(
-            "few codes in use", last.step, f"{last.perplexity:.1f} of {codes} per book",
+            "few codes in use", "costs", f"step {last.step}: {last.perplexity:.1f} of {codes} per book",
             "The targets tell few sounds apart; the encoder will know little more.",
             "Raise diversity_weight, or take fewer codes for little audio.",
         )  # fmt: skip

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from speechkit.errors import DataError, OutputError, PlanError
 from speechkit.training.config import CHANGEABLE, FinetuneConfig
 from speechkit.training.curve import Curve
+from speechkit.training.storage import writing
 
 if TYPE_CHECKING:
     import os
@@ -156,20 +157,12 @@ class RunFolder:
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
         """While open, a disk that is full or cannot be written becomes an OutputError that names what survives."""
-        from safetensors import SafetensorError
-
-        try:
+        with writing(self.path / what, self._survives):
             yield
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, OutputError) or (type(error) is RuntimeError and not _from_writer(error)):
-                raise
-            steps = self.steps()
-            kept = f"checkpoint-{steps[-1]} is whole, the same command goes on from there" if steps else "nothing yet"
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise OutputError(
-                f"{self.path / what} cannot be written: {reason}. What survives: {kept}. Free some space (a checkpoint "
-                "takes about three times the weights that learn), or name a folder on another disk"
-            ) from error
+
+    def _survives(self) -> str:
+        steps = self.steps()
+        return f"checkpoint-{steps[-1]} is whole" if steps else ""
 
     def _check_same(self, config: FinetuneConfig, same: dict[str, str], last: int) -> None:
         made = FinetuneConfig.load(self.path / "run.json")
@@ -186,9 +179,3 @@ class RunFolder:
                 f"{self.path} holds a run of other settings (step {last}): {'; '.join(found)}. Name another folder, "
                 f"give the old settings back, or remove the folder to start over. Only these may change: {free}"
             )
-
-
-def _from_writer(error: RuntimeError) -> bool:
-    """Whether torch's own archive writer failed, which says so in a plain RuntimeError."""
-    text = str(error)
-    return "PytorchStreamWriter" in text or "unexpected pos" in text or "file write failed" in text.lower()

@@ -121,6 +121,18 @@ def test_sound_is_compared_as_it_is_heard_not_as_it_is_packed() -> None:
     assert kinds(wav, replace(flac, text="bye")) == {"same audio, another text": ["FLAC"]}
 
 
+def test_a_sound_to_judge_by_that_is_trained_on_is_a_remark_that_names_both(tmp_path: Path) -> None:
+    samples = np.round(voice(1.0, seed=2) * 2**15) / 2**15
+    trained = check_examples([GOOD, Example(encoded(samples, kind="WAV"), "hi", "learnt")])
+    trained.save(tmp_path / "data.json")
+    rows = [Example(encoded(samples, kind="FLAC"), "hi", "judged"), Example(voice(1.0, seed=9), "ho", "new")]
+    for report in (trained, type(trained).load(tmp_path / "data.json")):
+        (problem,) = check_examples(rows, trained_on=report).warnings
+        assert (problem.kind, problem.name) == ("in the training data too", "judged")
+        assert "the same sound as learnt" in problem.detail
+    assert not check_examples(rows).warnings
+
+
 def test_speech_that_was_upsampled_from_8_khz_is_kept_with_a_remark() -> None:
     wide = [clip.path for clip in demo.clips("en")[:4]]
     narrow = []

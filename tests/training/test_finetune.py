@@ -325,6 +325,15 @@ def test_a_script_that_the_model_does_not_write_is_named_and_kept_out_on_request
     assert "left out of 43 training rows: 3 unexpected script (data.json lists them)" in made.notes
 
 
+def test_the_vocabulary_doctor_and_sounds_on_both_sides_are_in_the_notes(model: Path, tmp_path: Path) -> None:
+    told: dict[str, Any] = {}
+    odd = [*TRAIN, replace(TRAIN[0], text=f"{TRAIN[0].text} ö ö", name="odd", audio=DEV[0].audio)]
+    config = small(tmp_path, model, vocabulary="keep", steps=1)
+    made = finetune(config, odd, DEV, on_data=lambda name, report: told.update({name: report}))
+    assert any(note.startswith("unknown characters: ") and "ö" in note for note in made.notes)
+    assert [row.name for row in told["development"].of_kind("in the training data too")] == [DEV[0].name]
+
+
 def test_what_was_found_in_the_data_is_told_before_anything_is_trained(model: Path, tmp_path: Path) -> None:
     order: list[Any] = []
     odd = replace(TRAIN[0], text="ö ü", name="odd", fault="line 3 has 5 fields for 3 columns")

@@ -103,9 +103,42 @@ def test_a_killed_run_goes_on_to_the_same_weights(done: PretrainResult, tmp_path
     assert all(torch.allclose(ours[name], value, atol=1e-5) for name, value in expected.items())
 
 
+FULL = """
+import resource, signal, sys
+sys.path.insert(0, {here!r})
+from pretrain_models import tiny, tones
+from speechkit.training.pretrain import PretrainConfig, Watch, pretrain
+
+def full(point):
+    if point.step == 6:  # after the checkpoint of step 4
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+pretrain(PretrainConfig(**{settings!r}), tones(12), architecture=tiny(), watch=Watch(on_point=full))
+"""
+
+
+def test_a_full_disk_is_a_typed_error_and_the_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    settings = {"output": str(tmp_path), **SMALL}
+    command = [sys.executable, "-c", FULL.format(here=str(HERE), settings=settings)]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "OutputError" in failed.stderr and "checkpoint-4 is whole" in failed.stderr
+    resumed = pretrain(config(tmp_path), [], architecture=tiny())
+    assert [point.step for point in resumed.curve.points] == [2, 4, 6, 8, 10, 12]
+
+
+def test_random_generators_of_the_caller_go_on_as_if_nothing_had_been_trained(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    pretrain(config(tmp_path, steps=1), tones(4), architecture=tiny())
+    assert torch.equal(torch.rand(2), expected)
+
+
 def test_a_resume_with_other_settings_is_refused_and_names_them(done: PretrainResult) -> None:
     settings = config(done.model.parent, mask_frames=5)
-    with pytest.raises(DataError, match=r"mask_frames: 10 → 5.*only .*steps.* may change"):
+    with pytest.raises(PlanError, match=r"mask_frames: 10 → 5.*only .*steps.* may change"):
         pretrain(settings, [], architecture=tiny())
 
 

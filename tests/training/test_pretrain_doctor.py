@@ -31,13 +31,13 @@ def curve(step: int = 900, **values: float) -> PretrainCurve:
 def test_each_fault_is_named_with_what_to_do(values: dict[str, float], name: str, advice: str) -> None:
     found = list(diagnose(curve(**values), codes=64, negatives=100))
     assert [finding.name for finding in found] == [name]
-    assert advice in found[0].advice
-    assert str(found[0]).startswith(f"{name} (step 900)")
+    assert advice in found[0].remedy
+    assert found[0].symptom.startswith("step 900: ") and str(found[0]).startswith(name)
 
 
 def test_accuracy_of_one_with_one_code_is_called_no_success() -> None:
     (found,) = diagnose(curve(perplexity=1.0, accuracy=1.0), codes=64, negatives=100)
-    assert "no success" in found.sign
+    assert "no success" in found.symptom
 
 
 def test_a_healthy_run_and_an_early_one_have_no_findings() -> None:

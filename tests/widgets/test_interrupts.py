@@ -139,8 +139,8 @@ with LiveMetrics(100_000) as live:
         if live.requested:
             print("CHECKPOINT", flush=True)
             break
-print("PHASE", live.phase, live.can_interrupt, flush=True)
 try:
+    print("PHASE", live.phase, live.can_interrupt, flush=True)
     while True:
         time.sleep(0.01)
 except KeyboardInterrupt:
