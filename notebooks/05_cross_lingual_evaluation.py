@@ -235,11 +235,13 @@ for point in curve.points:
 # counts. The sentences follow from the numbers, whatever they are.
 
 # %%
+from textwrap import fill
+
 nothing = [name for name in (transfer.SCRATCH, transfer.LONGER) if name in curve.starts]
 scratch = min(nothing, key=lambda name: curve.curve(name)[-1].cer.value)
 for start in (name for name in curve.starts if name not in nothing):
     saving = curve.saving(start, scratch, figure="CER")
-    print(saving, transfer.judged(saving), sep="\n", end="\n\n")
+    print(fill(str(saving), 100), fill(transfer.judged(saving), 100), sep="\n", end="\n\n")
 
 # %% [markdown]
 # ## Did the zero-shot ranking tell?

@@ -108,6 +108,13 @@ def _add_transcribe(commands: Any) -> None:
         default=True,
         help="skip files that DIR/manifest.jsonl says are done and unchanged (default); --no-resume does them again",
     )
+    parser.add_argument(
+        "--pad",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="silence put before and after each input: recordings cut tightly at a word read better with 0.05 to 0.15",
+    )
     _add_beam_options(parser)
     parser.set_defaults(command=_transcribe)
 
@@ -200,6 +207,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             warnings.filterwarnings("always", "out of memory", ResourceWarning)  # Python hides this class by default
             warnings.showwarning = lambda message, *_, **__: bar.write(f"speechkit: warning: {message}", sys.stderr)
             told = {"formats": formats, "progress": progress, "decoder": _decoder(arguments, recognizer)}
+            told["pad_s"] = arguments.pad
             for row in recognizer.transcribe_files(arguments.paths, arguments.out, arguments.resume, **told):
                 printer(row, bar)
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from speechkit.asr.frames import FrameGrid
 
-__all__ = ["Alphabet", "BestPath", "Run", "best_path", "decode", "runs", "text_of"]
+__all__ = ["Alphabet", "BestPath", "Run", "best_path", "decode", "runs", "text_of", "without_pad"]
 
 _JAMO = re.compile(r"[\u1100-\u11ff]")  # Korean letters that NFC joins into syllables
 
@@ -124,6 +124,19 @@ def decode(path: BestPath, alphabet: Alphabet, grid: FrameGrid, duration_s: floa
             groups.append([char])
         open_word = True
     return tuple(_word(chars) for chars in groups)
+
+
+def without_pad(words: tuple[Word, ...], pad_s: float, duration_s: float) -> tuple[Word, ...]:
+    """Words with times on audio that had `pad_s` of silence before it → times on its own `duration_s` seconds."""
+
+    def inside(time_s: float) -> float:
+        return min(max(0.0, time_s - pad_s), duration_s)
+
+    def moved(word: Word) -> Word:
+        chars = (replace(char, start_s=inside(char.start_s), end_s=inside(char.end_s)) for char in word.chars)
+        return replace(word, start_s=inside(word.start_s), end_s=inside(word.end_s), chars=tuple(chars))
+
+    return tuple(moved(word) for word in words)
 
 
 def text_of(words: tuple[Word, ...]) -> str:

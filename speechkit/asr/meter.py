@@ -21,19 +21,28 @@ SHORT_S = 0.3  # a syllable; below it there is hardly anything to hear a word in
 
 
 class Meter:
-    """Counts what passes: length, peak and clipped samples of one input, for its transcript's warnings."""
+    """Counts what passes: length, peak and clipped samples of one input, for its transcript's warnings.
 
-    def __init__(self) -> None:
+    pad: samples of silence put before and after what passes, uncounted.
+    """
+
+    def __init__(self, pad: int = 0) -> None:
+        self.pad = pad
         self.samples = self.clipped = 0
         self.peak = 0.0
 
     def watch(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        silence = np.zeros(self.pad, np.float32)
         for block in blocks:
+            if self.pad and not self.samples:
+                yield silence
             size = np.abs(block)
             self.samples += len(block)
             self.peak = max(self.peak, float(size.max(initial=0.0)))
             self.clipped += int((size >= CLIPPED_LEVEL).sum())
             yield block
+        if self.pad and self.samples:
+            yield silence
 
     def warnings(self, rate: int) -> tuple[str, ...]:
         notes = []

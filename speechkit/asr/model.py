@@ -41,6 +41,7 @@ Result = TypeVar("Result")
 __all__ = ["ENGINES", "Recognizer", "load_asr"]
 
 ENGINES = ("auto", "torch")
+MOST_PAD_S = 2.0
 POOL = 8  # budgets' worth of windows collected before sorting: enough to fill batches, little enough to hold
 
 
@@ -123,22 +124,26 @@ class Recognizer:
         decoder: Any = None,
         lm: Any = None,
         hotwords: Sequence[str] | None = None,
+        pad_s: float = 0.0,
     ) -> Any:
         """Whatever `audio.load` takes → Transcript; a list of such → list of Transcripts in the same order.
 
         `words=False` leaves the words out (their mean confidence stays). decoder: "greedy" (the default), "beam",
         `BeamOptions` or what :meth:`decoder` made; `lm`, an `NGram` or an ARPA file, and `hotwords` need no more than
-        their name: they take the beam search. For many calls make the decoder once.
+        their name: they take the beam search. For many calls make the decoder once. pad_s: seconds of silence to put
+        before and after each input, for recordings cut tightly at their words (0.05 to 0.15 helps); times stay those
+        of the input.
 
         Raises AudioError for audio that cannot be read or is shorter than one frame (in a list, with the item's
-        number), DataError and PlanError for a language model, hotwords or decoder that cannot be used; silence is an
-        empty transcript, not an error.
+        number), DataError and PlanError for a language model, hotwords, decoder or pad_s that cannot be used; silence
+        is an empty transcript, not an error.
         """
         from speechkit.asr.beam import choose
 
         beam = choose(self.alphabet, decoder, lm, hotwords)
         items = audio if isinstance(audio, list) else [audio]
-        meters = [Meter() for _ in items]
+        pad = _pad(pad_s, self.grid.rate)
+        meters = [Meter(pad) for _ in items]
         if beam is None:
             paths = [self._joined(parts) for parts in self._through(items, meters, self._best, self._blank)]
         else:
@@ -228,17 +233,20 @@ class Recognizer:
         decoder: Any = None,
         lm: Any = None,
         hotwords: Sequence[str] | None = None,
+        pad_s: float = 0.0,
         **options: Any,
     ) -> Iterator[FileResult]:
         """Many files → one `FileResult` each; see :func:`speechkit.asr.files.transcribe_files` for the options.
 
-        decoder, lm and hotwords are those of :meth:`transcribe`.
+        decoder, lm, hotwords and pad_s are those of :meth:`transcribe`.
         """
         from speechkit.asr.beam import choose
         from speechkit.asr.files import transcribe_files
 
         beam = choose(self.alphabet, decoder, lm, hotwords)
-        return iter(transcribe_files(_Decoding(self, beam) if beam else self, paths, out, resume, **options))
+        _pad(pad_s, self.grid.rate)
+        how = _Decoding(self, beam, pad_s) if beam or pad_s else self
+        return iter(transcribe_files(how, paths, out, resume, **options))
 
     def stream(self, **options: Any) -> Stream:
         """Live audio in, words out: see :class:`speechkit.asr.stream.Stream`; `options` are those of `StreamOptions`.
@@ -392,7 +400,9 @@ class Recognizer:
         return decode.BestPath(np.concatenate([p.ids for p in parts]), np.concatenate([p.scores for p in parts]))
 
     def _transcript(self, path: decode.BestPath, meter: Meter, keep_words: bool) -> Transcript:
-        words = self.words_of(path, meter.samples)
+        words = self.words_of(path, meter.samples + 2 * meter.pad)
+        if meter.pad:
+            words = decode.without_pad(words, meter.pad / self.grid.rate, meter.samples / self.grid.rate)
         told = self._told(decode.text_of(words), words, meter)
         return told if keep_words else replace(told, words=())
 
@@ -409,15 +419,24 @@ class Recognizer:
 
 
 class _Decoding:
-    """A recogniser with a decoder, as `transcribe_files` wants one: another decoder is another model to it."""
+    """A recogniser with settings, as `transcribe_files` wants one: other settings are another model to it."""
 
-    def __init__(self, recognizer: Recognizer, decoder: BeamDecoder) -> None:
-        self.recognizer, self.decoder = recognizer, decoder
+    def __init__(self, recognizer: Recognizer, decoder: BeamDecoder | None, pad_s: float) -> None:
+        self.recognizer, self.decoder, self.pad_s = recognizer, decoder, pad_s
         self.name, self.device = recognizer.name, recognizer.device
-        self.identity = f"{recognizer.identity} {decoder.identity}"
+        settings = [decoder.identity] if decoder else []
+        settings += [f"pad {pad_s:g} s"] if pad_s else []
+        self.identity = " ".join([recognizer.identity, *settings])
 
     def transcribe(self, audio: Any) -> Any:
-        return self.recognizer.transcribe(audio, decoder=self.decoder)
+        return self.recognizer.transcribe(audio, decoder=self.decoder, pad_s=self.pad_s)
+
+
+def _pad(pad_s: float, rate: int) -> int:
+    """Seconds of silence → samples; PlanError for what is none."""
+    if not 0 <= pad_s <= MOST_PAD_S:
+        raise PlanError(f"pad_s is {pad_s}; it can be 0 to {MOST_PAD_S:g} seconds of silence on each side")
+    return round(pad_s * rate)
 
 
 def _made(kind: type[Options], what: str, given: Mapping[str, Any]) -> Options:
