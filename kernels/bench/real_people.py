@@ -13,10 +13,10 @@ that it heard the test speaker is refused. No model is chosen by the test speake
 three speakers are few to tell what a word has in common with itself.
 
 Two readings: "spelt" is greedy, letter by letter, and may write words that there are not; "listed" is the beam search
-with a bigram model of the training texts, what an application with a list of commands would use. Both with --pad
-seconds of silence around each clip: these are cut tightly at the words. Each fold is a JSON file below --work; the mean
-and the pooled rate of the folds are both shown, with 95 % intervals from speakers drawn anew, or from clips where there
-is one speaker.
+with a bigram model of the training texts, what an application with a list of commands would use. --pad: seconds of
+silence around each clip in both readings; the digits are cut tightly at the words and get 0.15. Each fold is a JSON
+file below --work; the mean and the pooled rate of the folds are both shown, with 95 % intervals from speakers drawn
+anew, or from clips where there is one speaker.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Task:
     language: str
     kept_out: tuple[tuple[str, ...], ...] | None  # a fold each; None: every speaker in turn
     outside: str = ""  # group whose clips with the same words are scored too
+    pad_s: float = 0.0  # silence around each clip when it is read
     band_p: float = 0.35  # share of the clips that lose what lies above 4 kHz, or so, while training
 
 
@@ -93,7 +94,7 @@ def tasks() -> dict[str, Task]:
 
     found = (
         # recorded at 8 kHz: what "four" and "five" begin with is hardly there
-        Task("digits", "digits_en_fsdd", "en", None, "words_en_speechcommands", band_p=0.8),
+        Task("digits", "digits_en_fsdd", "en", None, "words_en_speechcommands", 0.15, band_p=0.8),
         Task("arabic", "words_ar_asc", "ar", (HELD_OUT_ARABIC,)),
     )
     return {task.name: task for task in found}
@@ -201,7 +202,7 @@ def run(fold: Fold, task: Task, start: str, others: Sequence[Example], options: 
     from speechkit.training.finetune import finetune
 
     heard = Hearing(start, known=True) if start == SCRATCH else refuse_heard(start, fold.speakers)
-    config = plan(fold, task, start, options)
+    config, pad_s = plan(fold, task, start, options), task.pad_s if options.pad is None else options.pad
     file = Path(config.folder) / "fold.json"
     if file.is_file():
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -209,23 +210,23 @@ def run(fold: Fold, task: Task, start: str, others: Sequence[Example], options: 
         if other or found["clips"] != [len(fold.train), len(fold.test)]:
             reason = "; ".join(other) or f"it holds {found['clips']} clips"
             raise PlanError(f"{file} was measured otherwise ({reason}); name another --work, or remove that folder")
-        if found.get("pad_s", 0.0) == options.pad:
+        if found.get("pad_s", 0.0) == pad_s:
             return found  # else it is only read anew
     texts = [row.text for row in fold.train]
     foreign = task.language != "en"
     answers = {}
     if start != SCRATCH and not foreign and (Path(_folder(start)) / "vocab.json").is_file():
-        answers = {f"{name} before": read(rows, start, texts, options.pad).rows for name, rows in _sets(fold, others)}
+        answers = {f"{name} before": read(rows, start, texts, pad_s).rows for name, rows in _sets(fold, others)}
     begun = time.perf_counter()
     made = finetune(config, fold.train, fold.dev, on_point=_said(f"{fold.name:.28}", begun))
     if made.best is None:
         raise DataError(f"the run left no model: {made}")
     last = str(made.best)
-    answers |= {f"{name} after": read(rows, last, texts, options.pad).rows for name, rows in _sets(fold, others)}
+    answers |= {f"{name} after": read(rows, last, texts, pad_s).rows for name, rows in _sets(fold, others)}
     found = {
         "task": task.name, "start": start, "fold": fold.name, "config": asdict(config),
         "clips": [len(fold.train), len(fold.test)], "minutes": made.minutes, "audio_s": made.audio_s,
-        "pad_s": options.pad, "known": heard.known,
+        "pad_s": pad_s, "known": heard.known,
         "strangers": [s for s in {r.speaker for r in others} if not heard.heard(s)],
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv, ANSWERS: answers,
     }  # fmt: skip
@@ -336,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--steps", type=int, help="updates, in place of what the start's kind takes")
     add("--learning-rate", type=float)
     add("--batch-s", type=float, default=16.0)
-    add("--pad", type=float, default=0.15, help="seconds of silence around each clip when it is read (not in training)")
+    add("--pad", type=float, help="seconds of silence around each clip when it is read, in place of the task's own")
     options = parser.parse_args(argv)
     if not (options.speech_data / "manifest.tsv").is_file():
         print(f"no manifest.tsv in {options.speech_data}: nothing to measure; name the folder with --speech-data")

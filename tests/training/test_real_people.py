@@ -63,9 +63,9 @@ def test_training_on_eighteen_people_lowers_the_word_error_rate_of_six_others(
     written = file.stat().st_mtime_ns
     assert bench.main(told) == 0
     assert file.stat().st_mtime_ns == written and "loss" not in capsys.readouterr().out, "nothing is trained twice"
-    assert bench.main([*told, "--pad", "0"]) == 0
+    assert bench.main([*told, "--pad", "0.1"]) == 0
     found = json.loads(file.read_text(encoding="utf-8"))
-    assert found["pad_s"] == 0 and found["what was heard"]["test after"] != heard, "read anew"
+    assert found["pad_s"] == 0.1 and found["what was heard"]["test after"] != heard, "read anew"
     assert "step 20" not in capsys.readouterr().out, "and not trained anew"
     assert bench.main([*told, "--learning-rate", "1e-5"]) == 0
     assert "was measured otherwise (learning_rate is 1e-05, was 0.0015)" in capsys.readouterr().out
