@@ -7,6 +7,7 @@ what to train, `Applied.plain()` what to save. Knows no data, no loop and no fil
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -84,11 +85,17 @@ class Applied:
         return f"{self.strategy:<9} {self.trainable:>12,} of {self.total:>12,} learn ({self.share:6.1%})  {parts}"
 
     def plain(self) -> Any:
-        """The transformers model to save: the student of a pair; of LoRA a merged copy; otherwise `model` itself."""
+        """The transformers model to save: the student of a pair; of LoRA a merged copy; otherwise `model` itself.
+
+        Warns where the merged copy answers otherwise than the updates do by more than rounding.
+        """
         if self.strategy == "lora":
             from speechkit.training.lora import merge_lora
 
-            return merge_lora(self.model).model
+            merged = merge_lora(self.model)
+            if not merged.ok:
+                warnings.warn(str(merged), RuntimeWarning, stacklevel=2)
+            return merged.model
         return core_of(self.model)
 
 

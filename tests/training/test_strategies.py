@@ -103,6 +103,16 @@ def test_the_line_of_the_table_names_numbers_and_parts() -> None:
     assert str(apply_strategy(tiny(), "top-2")).count("layers 0-1") == 1
 
 
+def test_a_merged_copy_that_answers_otherwise_is_told() -> None:
+    applied = apply_strategy(tiny(), "lora")
+    with torch.no_grad():  # updates so large that adding them to the weights loses what the weights were
+        for name, weight in applied.model.named_parameters():
+            if "lora_" in name:
+                weight.fill_(1e6)
+    with pytest.warns(RuntimeWarning, match="DIFFERENT"):
+        applied.plain()
+
+
 @pytest.mark.parametrize("strategy", ["head", "top-1", "all", "adapters", "lora", "distil"])
 def test_what_is_saved_is_a_plain_model_with_the_outputs_of_the_trained_one(strategy: str) -> None:
     applied = apply_strategy(tiny(), strategy)
