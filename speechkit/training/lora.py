@@ -231,9 +231,10 @@ def _without_gradient(wrapped: Any) -> list[str]:
 
 
 def _log_probs(model: Any, row: NDArray[np.float32]) -> torch.Tensor:
-    weight = next(core_of(model).parameters())
+    core = core_of(model)  # a trainer makes the forward of the wrapper around it one in half precision
+    weight = next(core.parameters())
     with torch.inference_mode():
-        logits = model(input_values=torch.from_numpy(row)[None].to(weight.device, weight.dtype)).logits
+        logits = core(input_values=torch.from_numpy(row)[None].to(weight.device, weight.dtype)).logits
     return torch.as_tensor(logits.float().log_softmax(-1)).cpu()
 
 

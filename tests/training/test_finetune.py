@@ -8,6 +8,7 @@ import pickle
 import random
 import shutil
 import sys
+import warnings
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -225,6 +226,15 @@ def test_every_strategy_leaves_a_plain_model_that_opens(model: Path, tmp_path: P
     if strategy == "head":
         for name, weight in before.wav2vec2.named_parameters():
             assert torch.equal(weight, after.get_parameter(f"wav2vec2.{name}")), name
+
+
+def test_a_merged_copy_is_compared_in_the_precision_of_its_weights_whatever_the_trainer_computes_in(
+    model: Path, tmp_path: Path
+) -> None:
+    config = small(tmp_path, model, strategy="lora", precision="bfloat16", learning_rate=0.05, steps=6, eval_every=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert finetune(config, TRAIN, DEV).best is not None
 
 
 def test_a_strategy_with_wrappers_goes_on_from_its_checkpoint(model: Path, tmp_path: Path) -> None:
