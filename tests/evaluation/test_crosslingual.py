@@ -7,6 +7,7 @@ everything that may be missing.
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -117,9 +118,11 @@ def test_models_that_do_not_know_their_language_can_be_told():
 def test_a_matrix_survives_a_file(cross, tmp_path):
     path = cross.save(tmp_path / "cross.json")
     again = CrossLingual.load(path)
-    assert again.table() == cross.table() and again.donors("uk") == cross.donors("uk")
+    assert again.table() == cross.table() and repr(again.donors("uk")) == repr(cross.donors("uk"))
     for a, b in zip(again.cells, cross.cells, strict=True):
-        assert a.romanized == b.romanized and a.report.wer == b.report.wer
+        # as text: an interval of too few clips is NaN, which equals nothing
+        assert repr(astuple(a.romanized)) == repr(astuple(b.romanized))
+        assert repr(astuple(a.report.wer)) == repr(astuple(b.report.wer))
     with pytest.raises(OutputError, match="cannot be written"):
         cross.save(tmp_path / "none" / "cross.json")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -113,7 +114,9 @@ def test_a_curve_survives_a_file_with_its_origin(tmp_path):
     held = stored()
     path = held.save(tmp_path / "curve.json")
     again = Efficiency.load(path)
-    assert again.points[:8] == held.points[:8] and repr(again) == repr(held)
+    # as text: an interval of too few clips is NaN, which equals nothing
+    assert [repr(astuple(p)) for p in again.points] == [repr(astuple(p)) for p in held.points]
+    assert repr(again) == repr(held)
     assert (again.language, again.name) == ("cs", "clips")
     assert again.points[0].origin.versions == {"torch": "2.14"} and math.isnan(again.points[8].wer.low)
     row = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)["points"][0]
