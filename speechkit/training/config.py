@@ -6,7 +6,6 @@ before anything heavy is loaded.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from speechkit.errors import PlanError
+from speechkit.training.settings import check_names, read_settings
 
 __all__ = ["CHANGEABLE", "PRECISIONS", "STRATEGIES", "VOCABULARIES", "FinetuneConfig"]
 
@@ -99,7 +99,7 @@ class FinetuneConfig:
 
     def replace(self, **changes: Any) -> FinetuneConfig:
         """The same settings but for `changes`. Raises PlanError for a name that is no setting."""
-        _check_names(changes, "FinetuneConfig.replace")
+        check_names(changes, _names(), "FinetuneConfig.replace")
         return replaced(self, **changes)
 
     def to_json(self) -> str:
@@ -113,14 +113,7 @@ class FinetuneConfig:
         Raises PlanError for text that is no JSON object, a name that is no setting (naming the nearest that is), or a
         value that a setting cannot have. `where` opens those messages.
         """
-        try:
-            given = json.loads(text)
-        except ValueError as error:
-            raise PlanError(f"{where} is not JSON: {error}") from error
-        if not isinstance(given, dict):
-            raise PlanError(f"{where} holds a {type(given).__name__}; it should be an object of settings")
-        _check_names(given, where)
-        return cls(**given)
+        return cls(**read_settings(text, _names(), where))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> FinetuneConfig:
@@ -140,13 +133,8 @@ class FinetuneConfig:
         )
 
 
-def _check_names(given: dict[str, Any], where: str) -> None:
-    known = [one.name for one in fields(FinetuneConfig)]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            raise PlanError(f"{where} has no setting {name!r}; {hint}")
+def _names() -> list[str]:
+    return [one.name for one in fields(FinetuneConfig)]
 
 
 def _check_types(config: FinetuneConfig) -> None:

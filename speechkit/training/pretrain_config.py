@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,6 +11,7 @@ from speechkit.device import Choice, Hardware, detect
 from speechkit.errors import DataError, PlanError
 from speechkit.training.curve import Curve, Point
 from speechkit.training.precision import choose_precision
+from speechkit.training.settings import read_settings
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -113,17 +113,7 @@ class PretrainConfig:
         Raises PlanError for text that is no JSON object, and a setting that does not exist (naming the nearest), is
         absent or of the wrong type.
         """
-        known = [f.name for f in fields(cls)]
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise PlanError(f"the settings are not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise PlanError(f"the settings are a {type(row).__name__}; wanted a JSON object")
-        for key in row:
-            if key not in known:
-                near = get_close_matches(key, known, 1)
-                raise PlanError(f"no setting is called {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        row = read_settings(text, [f.name for f in fields(cls)])
         try:
             return cls(**row)
         except TypeError as error:

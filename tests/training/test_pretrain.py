@@ -237,8 +237,13 @@ def test_settings_survive_being_written_and_a_misspelt_one_is_named(tmp_path: Pa
     assert PretrainConfig.from_json(settings.to_json()) == settings
     with pytest.raises(PlanError, match=r"'learning_rat'; did you mean 'learning_rate'\?"):
         PretrainConfig.from_json('{"output": "x", "learning_rat": 1}')
-    for text in ("{", "[1]", '{"steps": 3}', '{"output": "x", "steps": "many"}'):
-        with pytest.raises(PlanError, match=r"settings are|wrong type"):
+    for text, said in [
+        ("{", "the configuration is not JSON"),
+        ("[1]", "the configuration holds a list; it should be an object of settings"),
+        ('{"steps": 3}', "wrong type"),
+        ('{"output": "x", "steps": "many"}', "wrong type"),
+    ]:
+        with pytest.raises(PlanError, match=said):
             PretrainConfig.from_json(text)
 
 
