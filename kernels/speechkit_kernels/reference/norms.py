@@ -1,18 +1,15 @@
-"""The definitions that every kernel is tested against: plain PyTorch, float32 inside, written to be read.
-
-In and out: torch tensors. A result has the dtype of its input. Knows no Triton, so it also serves where there is none.
-"""
+"""Norms by their definitions: masked group norm, root mean square."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["masked_group_norm"]
+__all__ = ["masked_group_norm", "rms_norm"]
 
 
 def masked_group_norm(
@@ -51,3 +48,22 @@ def masked_group_norm(
         normed = ((part - mean) * torch.rsqrt(variance + eps)).view(channels, n)
         out[row, :, :n] = (normed * scale + shift).to(x.dtype)
     return out
+
+
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float = 1e-6,
+    *,
+    offset: float = 0.0,
+    residual: torch.Tensor | None = None,
+) -> Any:
+    """y = s / sqrt(mean(s²) + eps) · (offset + weight) with s = x + residual, over the last axis.
+
+    x, residual: (…, H); weight: (H,). Returns y, or (y, s) with a residual. Method: arXiv:1910.07467, equation 4.
+    """
+    s = x if residual is None else (x.float() + residual.float()).to(x.dtype)
+    wide = s.float()
+    scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    y = (wide * scale * (offset + weight.float())).to(x.dtype)
+    return y if residual is None else (y, s)
