@@ -1,0 +1,92 @@
+"""The bench helper where there is no GPU: a clock in place of the card's events shows what is written, and when not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BENCH = Path(__file__).resolve().parents[2] / "kernels/bench"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The module, on a card that is a clock: 1 ms asleep is 1 ms."""
+    spec = importlib.util.spec_from_file_location("gpu", BENCH / "gpu.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "gpu", module)
+    spec.loader.exec_module(module)
+
+    def clock(call: Callable[[], Any], flush: object) -> float:
+        began = time.perf_counter()
+        call()
+        return (time.perf_counter() - began) * 1000
+
+    for name, fake in {
+        "require_gpu": lambda name: None, "copy_bandwidth": lambda: 100.0, "_time": clock, "_flush": lambda: None,
+        "peak_bytes": lambda call: 3 * 2**20, "environment": lambda: {"gpu": "a clock"}, "RESULTS": tmp_path,
+        "SECONDS": 0.1,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(module, name, fake)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a clock")
+    return module
+
+
+def test_a_peer_of_twice_the_time_has_ratio_two_and_one_that_fails_is_named(gpu: Any, tmp_path: Path) -> None:
+    def broken() -> None:
+        raise RuntimeError("out of memory\nand more")
+
+    bench = gpu.Bench("nap")
+    providers = {"ours": lambda: time.sleep(0.01), "twice": lambda: time.sleep(0.02), "broken": broken}
+    row = bench.measure("nap", {"M": 1}, providers, check=lambda: None, moved=1_000_000)
+    assert row.providers["twice"].ratio == pytest.approx(2, rel=0.3)
+    assert row.providers["ours"].gb_s == pytest.approx(0.1, rel=0.3)
+    assert row.providers["ours"].share_of_copy == pytest.approx(0.001, rel=0.3)
+    assert row.not_run == {"broken": "RuntimeError: out of memory"}
+    bench.write()
+    written = json.loads((tmp_path / "nap.json").read_text())
+    assert written["gpu"] == "a clock" and written["rows"][0]["providers"]["twice"]["rounds"] >= gpu.LEAST_ROUNDS
+
+
+def test_a_result_that_is_wrong_gives_no_figure(gpu: Any, tmp_path: Path) -> None:
+    def check() -> None:
+        raise AssertionError("off by 1.0")
+
+    bench = gpu.Bench("nap")
+    with pytest.raises(SystemExit, match=r"nap: nap \{'M': 1\} is wrong, so nothing is measured .* off by 1.0"):
+        bench.measure("nap", {"M": 1}, {"ours": lambda: pytest.fail("was run")}, check=check)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ours_must_run(gpu: Any) -> None:
+    def broken() -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        gpu.Bench("nap").measure("nap", {}, {"ours": broken, "torch": lambda: None}, check=lambda: None)
+
+
+def test_passes_give_the_gradients_that_autograd_gives_again_and_again(gpu: Any) -> None:
+    x = torch.randn(3, requires_grad=True)
+    made = gpu.passes({"ours": torch.square}, [x], torch.ones(3))
+    for mode in ("backward", "backward", "full", "full"):
+        assert torch.equal(made[mode]["ours"]()[0], 2 * x.detach())
+    assert torch.equal(made["forward"]["ours"](), x.square())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said where there is no GPU")
+def test_without_a_gpu_one_line_says_so_and_the_script_ends_well() -> None:
+    code = "import gpu; gpu.Bench('nap')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "nap: not run: no CUDA GPU here\n")
