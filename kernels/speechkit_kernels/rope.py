@@ -5,11 +5,11 @@ Each pair (a, b) of a head's columns turns by the angle t of its position, in fl
     a' = a cos t - b sin t                     half layout: a = x[i], b = x[i + R/2]       (Llama, Qwen, Mistral)
     b' = b cos t + a sin t                     interleaved: a = x[2i], b = x[2i + 1]       (GPT-J, Cohere, GLM)
 
-Columns from R on (partial rotary) stay as they are. A rotation's transpose is the rotation back, so that backward is the
-same kernel with the sign of the sine changed, and nothing of q and k is kept for it.
+Columns from R on (partial rotary) stay as they are. A rotation's transpose is the rotation back, so that backward is
+the same kernel with the sign of the sine changed, and nothing of q and k is kept for it.
 
-One program turns all heads of one token: the heads of a query share their cosines with those of the key, and lie beside
-each other where (B, H, S, D) is a transposed view of a projection's (B, S, H * D). In place, only what turns is touched.
+One program turns all heads of one token: they share its cosines, and lie beside each other where (B, H, S, D) is a
+transposed view of a projection's (B, S, H * D). In place, only what turns is touched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TILE = 2048  # pairs that a program holds at a time
 def _turn(x_ptr, y_ptr, x_head, x_column, y_head, y_column, cos, sin, heads, half, rest, INTERLEAVED: tl.constexpr,
           COPY: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr):  # fmt: skip
     """The heads of one token: x_ptr and y_ptr stand at its first."""
-    pair = tl.arange(0, HALF)
+    pair = tl.arange(0, HALF).to(tl.int64)
     if INTERLEAVED:
         a_at, b_at = 2 * pair, 2 * pair + 1
     else:
@@ -47,7 +47,7 @@ def _turn(x_ptr, y_ptr, x_head, x_column, y_head, y_column, cos, sin, heads, hal
         tl.store(y + a_at[None, :] * y_column, (a * cos - b * sin).to(y_ptr.dtype.element_ty), mask=inside)
         tl.store(y + b_at[None, :] * y_column, (b * cos + a * sin).to(y_ptr.dtype.element_ty), mask=inside)
         if COPY:
-            column = tl.arange(0, REST)[None, :]
+            column = tl.arange(0, REST).to(tl.int64)[None, :]
             kept = (head < heads) & (column < rest)
             still = tl.load(x + (2 * half + column) * x_column, mask=kept, other=0.0)
             tl.store(y + (2 * half + column) * y_column, still, mask=kept)
@@ -60,7 +60,7 @@ def _rotate(q_ptr, q_out, k_ptr, k_out, cos_ptr, sin_ptr, at_ptr, q_b, q_h, q_s,
             Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     b, s = program // tokens, program % tokens
-    pair = tl.arange(0, HALF)
+    pair = tl.arange(0, HALF).to(tl.int64)
     inside = pair < half
     row = b * cos_b + s * cos_s
     if TABLE:
@@ -100,8 +100,8 @@ def _launch(
     if batch * tokens:
         _rotate[(batch * tokens,)](
             q, q_out, k, k_out, angles.cos, angles.sin, angles.cos if at is None else at, *q.stride(), *q_out.stride(),
-            *k.stride(), *k_out.stride(), *angles.cos.stride()[:2], angles.step, *((0, 0) if at is None else at.stride()),
-            tokens, angles.cos.shape[1], q_heads, k_heads, angles.half, rest,
+            *k.stride(), *k_out.stride(), *angles.cos.stride()[:2], angles.step,
+            *((0, 0) if at is None else at.stride()), tokens, angles.cos.shape[1], q_heads, k_heads, angles.half, rest,
             BACK=back, TABLE=at is not None, INTERLEAVED=angles.interleaved, COPY=bool(rest) and not inplace,
             Q_HEADS=_heads_of(q_heads, half), K_HEADS=_heads_of(k_heads, half), HALF=half, REST=block_of(rest),
             num_warps=4,
@@ -127,7 +127,8 @@ class _Rope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        dq, dk = _launch(*gradients, ctx.angles, back=True)  # not in place: others may hold the same gradient
+        # not in place: others may hold the same gradient
+        dq, dk = _launch(gradients[0], gradients[1], ctx.angles, back=True)
         return dq, dk, None, None
 
 
@@ -145,7 +146,7 @@ def rope(
     """Turn queries (B, Hq, S, D) and keys (B, Hk, S, D) by their positions; any strides.
 
     cos, sin: as transformers gives them, (B or 1, S, R) or (S, R), of which one column a pair is read; or one column a
-    pair (…, R/2) with `rotary_dim` R. With `positions` (B or 1, S) or (S,), integers, they are tables (P, …): position p
+    pair (…, R/2) with `rotary_dim` R. With integer `positions` (B or 1, S) or (S,) they are tables (P, …): position p
     reads row p, so that packed sequences start anew; one outside the table gives NaN. R columns turn, the rest stays.
     inplace: q and k may be overwritten; use what is returned. Differentiable in q and k; float32 inside.
     Raises ValueError for shapes, devices or dtypes that do not fit.
@@ -190,11 +191,12 @@ def _checked(
     if rotary % 2 or not 0 < rotary <= width:
         raise ValueError(f"rope: {rotary} columns of {width} cannot turn; give an even number up to {width}")
     wide = (rotary, rotary // 2)
+    given = f"rope: cos is {tuple(cos.shape)}"
     if cos.shape != sin.shape or not cos.dim() or cos.shape[-1] not in wide:
-        raise ValueError(f"rope: cos is {tuple(cos.shape)}, sin {tuple(sin.shape)}; give both with {wide[0]} or {wide[1]} columns")  # fmt: skip
+        raise ValueError(f"{given}, sin {tuple(sin.shape)}; give both with {wide[0]} or {wide[1]} columns")
     if positions is None:
         if tuple(cos.shape[:-1]) not in {(tokens,), (1, tokens), (batch, tokens)}:
-            raise ValueError(f"rope: cos is {tuple(cos.shape)}; q of {batch} rows and {tokens} tokens wants ({batch} or 1, {tokens}, R)")  # fmt: skip
+            raise ValueError(f"{given}; q of {batch} rows and {tokens} tokens wants ({batch} or 1, {tokens}, R)")
         return rotary
     if cos.dim() != 2:
         raise ValueError(f"rope: with positions cos is a table (P, R), not {tuple(cos.shape)}")
@@ -206,8 +208,9 @@ def _checked(
 
 
 def _check_writable(q: torch.Tensor, k: torch.Tensor) -> None:
+    cannot = "and cannot be overwritten; leave inplace out"
     for label, x in (("q", q), ("k", k)):
         if torch.is_grad_enabled() and x.requires_grad and x.is_leaf:
-            raise ValueError(f"rope: {label} is a leaf that wants its gradient and cannot be overwritten; leave inplace out")  # fmt: skip
+            raise ValueError(f"rope: {label} is a leaf that wants its gradient {cannot}")
         if any(step == 0 and size > 1 for size, step in zip(x.shape, x.stride(), strict=True)):
-            raise ValueError(f"rope: {label} is expanded, one element stands for many, and cannot be overwritten; leave inplace out")  # fmt: skip
+            raise ValueError(f"rope: {label} is expanded, one element stands for many, {cannot}")

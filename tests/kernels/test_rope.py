@@ -49,11 +49,12 @@ def test_the_definition_of_the_interleaved_layout_is_that_of_gptj_and_cohere() -
     for one, x in zip(ours, (q, k), strict=True):
         assert_close("GPT-J", one, gptj.apply_rotary_pos_emb(x.transpose(1, 2), sin, cos).transpose(1, 2))
     wide = [x.repeat_interleave(2, dim=-1) for x in (cos, sin)]
-    for one, theirs in zip(definition(q, k, *wide, interleaved=True), cohere.apply_rotary_pos_emb(q, k, *wide), strict=True):  # fmt: skip
+    expected = cohere.apply_rotary_pos_emb(q, k, *wide)
+    for one, theirs in zip(definition(q, k, *wide, interleaved=True), expected, strict=True):
         assert_close("Cohere", one, theirs)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", ["half", "interleaved", "pairs"])
 @pytest.mark.parametrize(
     ("shape", "k_heads", "rotary"),
@@ -71,7 +72,7 @@ def test_values_and_gradients_are_those_of_the_definition(
 
 
 def test_more_heads_than_a_program_holds_at_a_time_all_turn(device: str) -> None:
-    q, k = torch.randn(1, 37, 2, 256, device=device), torch.randn(1, 19, 2, 256, device=device)
+    q, k = torch.randn(1, 37, 2, 256, device=device).half(), torch.randn(1, 19, 2, 256, device=device).half()
     cos, sin = (x.to(device) for x in table(2, 256))
     assert_equal_to(both(rope, cos, sin), both(definition, cos, sin), [q, k])
 
