@@ -83,7 +83,7 @@ def _launch_forward(
     y = torch.empty((rows, width), dtype=x.dtype, device=x.device)
     m, r = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
     block = block_of(width)
-    if rows and width:
+    if rows:
         _forward[(rows,)](
             x, weight, weight if bias is None else bias, y, m, r, x.stride(0), width, eps,
             BIAS=bias is not None, BLOCK=block, num_warps=warps_of(block),
@@ -103,7 +103,7 @@ def _launch_backward(
         torch.empty((shared if wanted else 1, width), dtype=torch.float32, device=x.device) for wanted in trained
     ]
     block = block_of(width)
-    if rows and width:
+    if rows:
         _backward[(shared,)](
             dy, x, weight, m, r, dx, *partial, dy.stride(0), x.stride(0), rows, width,
             WEIGHT=trained[0], BIAS=trained[1], BLOCK=block, num_warps=warps_of(block),
@@ -143,11 +143,11 @@ def layer_norm(
     """
     name = "layer_norm"
     check_same(name, {"x": x, "weight": weight} | ({"bias": bias} if bias is not None else {}))
-    if not x.dim():
-        raise ValueError(f"{name}: x has no dimension to normalise; give (…, H)")
+    if not x.dim() or not x.shape[-1]:
+        raise ValueError(f"{name}: x of shape {tuple(x.shape)} has nothing to normalise; give (…, H)")
     check_shape(name, "weight", weight, x.shape[-1:])
     if bias is not None:
         check_shape(name, "bias", bias, x.shape[-1:])
-    if not x.shape[-1] or not use_kernel(name, x, width=x.shape[-1]):
+    if not use_kernel(name, x, width=x.shape[-1]):
         return definition(x, weight, bias, eps)
     return _LayerNorm.apply(x, weight.contiguous(), None if bias is None else bias.contiguous(), eps)
