@@ -74,16 +74,16 @@ def test_nothing_gives_nothing(
 
 
 def test_the_definitions_are_the_gated_units_of_llama_and_gemma() -> None:
-    from transformers import GemmaConfig, LlamaConfig
-    from transformers.models.gemma.modeling_gemma import GemmaMLP
+    from transformers import Gemma2Config, LlamaConfig
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP
     from transformers.models.llama.modeling_llama import LlamaMLP
 
     small = {"hidden_size": 32, "intermediate_size": 9, "num_attention_heads": 1}
     x = torch.randn(4, 32)
     for mlp, ours in (
         (LlamaMLP(LlamaConfig(**small)), reference.swiglu),
-        (GemmaMLP(GemmaConfig(**small, hidden_act="gelu_pytorch_tanh")), KINDS["geglu tanh"][1]),
-        (GemmaMLP(GemmaConfig(**small, hidden_act="gelu")), reference.geglu),
+        (Gemma2MLP(Gemma2Config(**small, hidden_activation="gelu_pytorch_tanh")), KINDS["geglu tanh"][1]),
+        (Gemma2MLP(Gemma2Config(**small, hidden_activation="gelu")), reference.geglu),
     ):
         assert_close("mlp", mlp.down_proj(ours(mlp.gate_proj(x), mlp.up_proj(x))).detach(), mlp(x).detach())
 
