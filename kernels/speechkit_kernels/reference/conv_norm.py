@@ -1,16 +1,17 @@
-"""What follows the convolutions of a feature encoder, by its definition: norm over channels or over frames, then GELU."""
+"""What follows the convolutions of a feature encoder, by definition: norm over channels or frames, then GELU."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch.nn.functional import gelu, layer_norm
 
 from speechkit_kernels.reference.norms import masked_group_norm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
 __all__ = ["conv_norm_gelu", "group_norm_gelu"]
 
