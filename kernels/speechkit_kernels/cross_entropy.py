@@ -236,7 +236,7 @@ def cross_entropy(
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
-    softcap: float = 0.0,
+    softcap: float | None = None,
     z_loss: float = 0.0,
     reduction: str = "mean",
     inplace: bool = False,
@@ -244,11 +244,11 @@ def cross_entropy(
     """Cross entropy of logits (…, V) and integer labels (…), as float32: () for "mean" and "sum", (…) for "none".
 
     ignore_index: rows of this label count for nothing; where all are, the loss is 0 and so is the gradient. A label
-    outside 0..V-1 gives NaN. softcap: c of c · tanh(logits / c); 0 for none. z_loss: weight of logsumexp².
+    outside 0..V-1 gives NaN. softcap: c of c · tanh(logits / c); None or 0 for none. z_loss: weight of logsumexp².
     inplace: where a gradient is wanted it is written over the logits, at once; backward then runs once.
     Differentiable in logits. Raises ValueError for what does not fit.
     """
-    kind = checked("cross_entropy", labels, Loss(ignore_index, label_smoothing, softcap, z_loss, reduction))
+    kind = checked("cross_entropy", labels, Loss(ignore_index, label_smoothing, float(softcap or 0), z_loss, reduction))
     check_same("cross_entropy", {"logits": logits})
     check_same("cross_entropy", {"logits": logits, "labels": labels}, floating=False)
     if not logits.dim() or not logits.shape[-1]:

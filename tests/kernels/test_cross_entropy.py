@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OPTIONS = {
-    "plain": {},
+    "plain": {"softcap": None},
     "smoothed": {"label_smoothing": 0.1},
     "capped": {"softcap": 5.0},
     "z-loss": {"z_loss": 1e-2},

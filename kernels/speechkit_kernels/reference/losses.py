@@ -13,7 +13,7 @@ def cross_entropy(
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
-    softcap: float = 0.0,
+    softcap: float | None = None,
     z_loss: float = 0.0,
     reduction: str = "mean",
 ) -> torch.Tensor:
@@ -51,7 +51,7 @@ def linear_cross_entropy(
     bias: torch.Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
-    softcap: float = 0.0,
+    softcap: float | None = None,
     z_loss: float = 0.0,
     reduction: str = "mean",
 ) -> torch.Tensor:
