@@ -23,135 +23,33 @@ Exponentials are taken to base 2. In: (B, S, H, D) or packed (S, H, D) with any 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from speechkit_kernels.attention_parts import (
+    LOG2E,
+    capped,
+    dot,
+    load_rows,
+    precision,
+    seen_by,
+    spans,
+    store_rows,
+    whereabouts,
+)
+from speechkit_kernels.attention_rule import Rule, check_attention, check_documents
 from speechkit_kernels.attention_tiles import Tile, head_block, tiles
-from speechkit_kernels.launch import block_of, check_same, hardware_of, use_kernel
+from speechkit_kernels.launch import block_of, hardware_of, use_kernel
 from speechkit_kernels.reference.attention import attention as _definition
 
-__all__ = ["Rule", "flash_attention"]
+__all__ = ["flash_attention"]
 
-LOG2E = 1.4426950408889634
 WIDEST_HEAD = 256
+LOOKED_UP = 1024  # documents at a time
 FARTHEST = 1 << 23  # elements from row to row; rows of one tile are addressed in int32 from the tile's start
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Which keys a query sees, and what becomes of its scores."""
-
-    causal: bool = False
-    window: int | None = None  # |i' - j| < window
-    softcap: float | None = None  # c · tanh(t / c)
-    scale: float | None = None  # of q kᵀ; 1 / sqrt(D) if None
-
-
-@triton.jit
-def _capped(t, cap):
-    """tanh(t / cap) of t in units of base 2, by one exponential; far out it is ±1."""
-    return 1.0 - 2.0 / (tl.exp2(t * (2.0 / cap)) + 1.0)
-
-
-@triton.jit
-def _dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b. PRECISION "bits": Triton's interpreter multiplies the bits of bfloat16 as if they were integers."""
-    if PRECISION == "bits":
-        found = tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
-    else:
-        found = tl.dot(a, b, acc, input_precision=PRECISION)
-    return found
-
-
-@triton.jit
-def _document(cu_ptr, documents, number, BLOCK: tl.constexpr, MANY: tl.constexpr):
-    """The document that tile `number` belongs to, and its place among that document's tiles."""
-    count = 0
-    for first in range(0, documents, MANY):
-        index = first + tl.arange(0, MANY)
-        start = tl.load(cu_ptr + index, mask=index < documents, other=0)
-        count += tl.sum(((index < documents) & (start // BLOCK + index <= number)).to(tl.int32), axis=0)
-    document = count - 1
-    return document, number - (tl.load(cu_ptr + document).to(tl.int32) // BLOCK + document)
-
-
-@triton.jit
-def _whereabouts(cu_q_ptr, cu_k_ptr, documents, queries, keys, number, PACKED: tl.constexpr, BLOCK: tl.constexpr,
-                 BY_KEYS: tl.constexpr, MANY: tl.constexpr):  # fmt: skip
-    """Document, tile in it, where its queries and keys begin, and how many they are."""
-    document, tile = 0, number
-    begin_q, begin_k = tl.cast(0, tl.int64), tl.cast(0, tl.int64)
-    if PACKED:
-        document, tile = _document(cu_k_ptr if BY_KEYS else cu_q_ptr, documents, number, BLOCK, MANY)
-        begin_q, begin_k = tl.load(cu_q_ptr + document).to(tl.int64), tl.load(cu_k_ptr + document).to(tl.int64)
-        queries = (tl.load(cu_q_ptr + document + 1) - begin_q).to(tl.int32)
-        keys = (tl.load(cu_k_ptr + document + 1) - begin_k).to(tl.int32)
-    return tile, begin_q, begin_k, queries, keys
-
-
-@triton.jit
-def _spans(low, high, lead, sized, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr,
-           OF_KEYS: tl.constexpr):  # fmt: skip
-    """What a tile of positions low … high - 1 visits on the other side, where `sized` exist, as four tile numbers:
-    the first, the first that needs no mask, the first that needs one again, the end. lead: keys - queries.
-    """
-    begin, end = 0, sized  # seen by at least one
-    begin_all, end_all = 0, sized  # seen by all
-    if OF_KEYS:  # the tile holds queries and visits keys: j <= i', |i' - j| < window
-        if CAUSAL:
-            end, end_all = tl.minimum(end, high + lead), tl.minimum(end_all, low + lead + 1)
-        if WINDOW:
-            begin, begin_all = tl.maximum(begin, low + lead - window + 1), tl.maximum(begin_all, high + lead - window)
-            end, end_all = tl.minimum(end, high + lead + window - 1), tl.minimum(end_all, low + lead + window)
-    else:  # the tile holds keys and visits queries: i >= j - lead
-        if CAUSAL:
-            begin, begin_all = tl.maximum(begin, low - lead), tl.maximum(begin_all, high - 1 - lead)
-        if WINDOW:
-            begin, begin_all = tl.maximum(begin, low - lead - window + 1), tl.maximum(begin_all, high - lead - window)
-            end, end_all = tl.minimum(end, high - 1 - lead + window), tl.minimum(end_all, low - lead + window)
-    first = begin // BLOCK
-    last = tl.maximum(first, (tl.maximum(end, 0) + BLOCK - 1) // BLOCK)
-    whole = tl.minimum(tl.maximum((begin_all + BLOCK - 1) // BLOCK, first), last)
-    ragged = tl.minimum(tl.maximum(tl.maximum(end_all, 0) // BLOCK, whole), last)
-    return first, whole, ragged, last
-
-
-@triton.jit
-def _seen(i, j, lead, queries, keys, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
-    seen = (i < queries) & (j < keys)
-    if CAUSAL:
-        seen = seen & (j <= i + lead)
-    if WINDOW:
-        seen = seen & (j < i + lead + window) & (j > i + lead - window)
-    return seen
-
-
-@triton.jit
-def _rows(base, first, left, step, width, BLOCK: tl.constexpr, D: tl.constexpr, RAGGED: tl.constexpr,
-          EXACT: tl.constexpr):  # fmt: skip
-    """(BLOCK, D) from row `first` on, of which `left` exist; zero outside. Without a mask where none is needed."""
-    at, d = tl.arange(0, BLOCK), tl.arange(0, D)
-    rows = (base + first * step) + (at[:, None] * step + d[None, :])  # only the scalar part changes from tile to tile
-    if RAGGED and EXACT:
-        found = tl.load(rows, mask=(at < left)[:, None], other=0.0)
-    elif RAGGED:
-        found = tl.load(rows, mask=(at < left)[:, None] & (d < width)[None, :], other=0.0)
-    elif EXACT:
-        found = tl.load(rows)
-    else:
-        found = tl.load(rows, mask=(d < width)[None, :], other=0.0)
-    return found
-
-
-@triton.jit
-def _put(base, first, left, step, width, values, BLOCK: tl.constexpr, D: tl.constexpr):
-    at, d = tl.arange(0, BLOCK), tl.arange(0, D)
-    rows = (base + first * step) + (at[:, None] * step + d[None, :])
-    tl.store(rows, values.to(base.dtype.element_ty), mask=(at < left)[:, None] & (d < width)[None, :])
 
 
 @triton.jit
@@ -161,21 +59,21 @@ def _sweep(acc, top, total, q, k_ptr, v_ptr, i, begin, end, begin_k, queries, ke
     """Tiles begin … end - 1 of keys, added to acc (M, D), top and total (M,)."""
     for tile in range(begin, end):
         j = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        k = _rows(k_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, k_step, width, BLOCK_N, D, MASKED, EXACT)
-        s = _dot(q, tl.trans(k), tl.zeros((q.shape[0], BLOCK_N), tl.float32), PRECISION)  # (M, N)
+        k = load_rows(k_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, k_step, width, BLOCK_N, D, MASKED, EXACT)
+        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], BLOCK_N), tl.float32), PRECISION)  # (M, N)
         if CAPPED:
-            s = cap * 1.4426950408889634 * _capped(s * scale2, cap)
+            s = cap * 1.4426950408889634 * capped(s * scale2, cap)
         else:
             s *= scale2
         if MASKED:
-            s = tl.where(_seen(i[:, None], j[None, :], keys - queries, queries, keys, window, CAUSAL, WINDOW),
+            s = tl.where(seen_by(i[:, None], j[None, :], keys - queries, queries, keys, window, CAUSAL, WINDOW),
                          s, float("-inf"))  # fmt: skip
         higher = tl.maximum(top, tl.max(s, axis=1))
         held = tl.where(higher == float("-inf"), 0.0, higher) if MASKED else higher  # nothing seen so far
         p, fade = tl.exp2(s - held[:, None]), tl.exp2(top - held)
         total = total * fade + tl.sum(p, axis=1)
-        v = _rows(v_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, v_step, width, BLOCK_N, D, MASKED, EXACT)
-        acc = _dot(p.to(v.dtype), v, acc * fade[:, None], PRECISION)
+        v = load_rows(v_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, v_step, width, BLOCK_N, D, MASKED, EXACT)
+        acc = dot(p.to(v.dtype), v, acc * fade[:, None], PRECISION)
         top = higher
     return acc, top, total
 
@@ -190,15 +88,15 @@ def _forward(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, cu_q_ptr, cu_k_ptr,
     program = tl.program_id(0)
     number = tiles - 1 - program % tiles  # causal: the tiles with most keys first
     head, batch = (program // tiles % heads).to(tl.int64), (program // tiles // heads).to(tl.int64)
-    tile, begin_q, begin_k, queries, keys = _whereabouts(
+    tile, begin_q, begin_k, queries, keys = whereabouts(
         cu_q_ptr, cu_k_ptr, documents, queries, keys, number, PACKED, BLOCK_M, False, MANY)  # fmt: skip
     if tile * BLOCK_M >= queries:
         return
     i, left, first_q = tile * BLOCK_M + tl.arange(0, BLOCK_M), queries - tile * BLOCK_M, begin_q + tile * BLOCK_M
-    q = _rows(q_ptr + batch * q_batch + head * q_head, first_q, left, q_step, width, BLOCK_M, D, True, EXACT)
+    q = load_rows(q_ptr + batch * q_batch + head * q_head, first_q, left, q_step, width, BLOCK_M, D, True, EXACT)
     k_ptr += batch * k_batch + head // group * k_head
     v_ptr += batch * v_batch + head // group * v_head
-    first, whole, ragged, last = _spans(
+    first, whole, ragged, last = spans(
         tile * BLOCK_M, tl.minimum(tile * BLOCK_M + BLOCK_M, queries), keys - queries, keys, window,
         CAUSAL, WINDOW, BLOCK_N, True)  # fmt: skip
     acc = tl.zeros((BLOCK_M, D), tl.float32)
@@ -215,7 +113,7 @@ def _forward(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, cu_q_ptr, cu_k_ptr,
                              v_step, width, scale2, cap, window, CAUSAL, WINDOW, CAPPED, True, BLOCK_N, D,
                              EXACT, PRECISION)  # fmt: skip
     o = acc / tl.where(total > 0.0, total, 1.0)[:, None]
-    _put(o_ptr + batch * o_batch + head * o_head, first_q, left, o_step, width, o, BLOCK_M, D)
+    store_rows(o_ptr + batch * o_batch + head * o_head, first_q, left, o_step, width, o, BLOCK_M, D)
     lse = (top + tl.log2(tl.where(total > 0.0, total, 1.0))) * 0.6931471805599453
     tl.store(lse_ptr + batch * lse_batch + head * lse_head + begin_q + i, lse, mask=i < queries)
 
@@ -227,8 +125,8 @@ def _delta(do_ptr, o_ptr, delta_ptr, do_batch, do_step, do_head, o_batch, o_step
     tile, head = program % tiles, (program // tiles % heads).to(tl.int64)
     batch = (program // tiles // heads).to(tl.int64)
     i, left, first = tile * BLOCK_M + tl.arange(0, BLOCK_M), queries - tile * BLOCK_M, tl.cast(tile, tl.int64) * BLOCK_M
-    do = _rows(do_ptr + batch * do_batch + head * do_head, first, left, do_step, width, BLOCK_M, D, True, EXACT)
-    o = _rows(o_ptr + batch * o_batch + head * o_head, first, left, o_step, width, BLOCK_M, D, True, EXACT)
+    do = load_rows(do_ptr + batch * do_batch + head * do_head, first, left, do_step, width, BLOCK_M, D, True, EXACT)
+    o = load_rows(o_ptr + batch * o_batch + head * o_head, first, left, o_step, width, BLOCK_M, D, True, EXACT)
     at = delta_ptr + batch * lse_batch + head * lse_head + i
     tl.store(at, tl.sum(do.to(tl.float32) * o.to(tl.float32), axis=1), mask=i < queries)
 
@@ -243,26 +141,28 @@ def _keys_sweep(dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, j, begin, end, 
     """
     for tile in range(begin, end):
         i = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-        q = _rows(q_ptr, begin_q + tile * BLOCK_M, queries - tile * BLOCK_M, q_step, width, BLOCK_M, D, MASKED, EXACT)
+        q = load_rows(
+            q_ptr, begin_q + tile * BLOCK_M, queries - tile * BLOCK_M, q_step, width, BLOCK_M, D, MASKED, EXACT
+        )
         lse = tl.load(lse_ptr + begin_q + i, mask=i < queries, other=0.0) * 1.4426950408889634
-        s = _dot(k, tl.trans(q), tl.zeros((k.shape[0], BLOCK_M), tl.float32), PRECISION)  # (N, M)
+        s = dot(k, tl.trans(q), tl.zeros((k.shape[0], BLOCK_M), tl.float32), PRECISION)  # (N, M)
         if CAPPED:
-            bent = _capped(s * scale2, cap)
+            bent = capped(s * scale2, cap)
             s = cap * 1.4426950408889634 * bent
         else:
             s *= scale2
         p = tl.exp2(s - lse[None, :])
         if MASKED:
-            p = tl.where(_seen(i[None, :], j[:, None], keys - queries, queries, keys, window, CAUSAL, WINDOW), p, 0.0)
-        do = _rows(do_ptr, begin_q + tile * BLOCK_M, queries - tile * BLOCK_M, do_step, width, BLOCK_M, D, MASKED,
+            p = tl.where(seen_by(i[None, :], j[:, None], keys - queries, queries, keys, window, CAUSAL, WINDOW), p, 0.0)
+        do = load_rows(do_ptr, begin_q + tile * BLOCK_M, queries - tile * BLOCK_M, do_step, width, BLOCK_M, D, MASKED,
                    EXACT)  # fmt: skip
-        dv = _dot(p.to(do.dtype), do, dv, PRECISION)
+        dv = dot(p.to(do.dtype), do, dv, PRECISION)
         delta = tl.load(delta_ptr + begin_q + i, mask=i < queries, other=0.0)
-        dp = _dot(v, tl.trans(do), tl.zeros((v.shape[0], BLOCK_M), tl.float32), PRECISION)
+        dp = dot(v, tl.trans(do), tl.zeros((v.shape[0], BLOCK_M), tl.float32), PRECISION)
         ds = p * (dp - delta[None, :])
         if CAPPED:
             ds *= 1.0 - bent * bent
-        dk = _dot(ds.to(q.dtype), q, dk, PRECISION)
+        dk = dot(ds.to(q.dtype), q, dk, PRECISION)
     return dk, dv
 
 
@@ -275,14 +175,14 @@ def _backward_keys(q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_p
                    D: tl.constexpr, MANY: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     program = tl.program_id(0)
     head, batch = (program // tiles % heads).to(tl.int64), (program // tiles // heads).to(tl.int64)  # of keys
-    tile, begin_q, begin_k, queries, keys = _whereabouts(
+    tile, begin_q, begin_k, queries, keys = whereabouts(
         cu_q_ptr, cu_k_ptr, documents, queries, keys, program % tiles, PACKED, BLOCK_N, True, MANY)  # fmt: skip
     if tile * BLOCK_N >= keys:
         return
     j, left, first_k = tile * BLOCK_N + tl.arange(0, BLOCK_N), keys - tile * BLOCK_N, begin_k + tile * BLOCK_N
-    k = _rows(k_ptr + batch * k_batch + head * k_head, first_k, left, k_step, width, BLOCK_N, D, True, EXACT)
-    v = _rows(v_ptr + batch * v_batch + head * v_head, first_k, left, v_step, width, BLOCK_N, D, True, EXACT)
-    first, whole, ragged, last = _spans(
+    k = load_rows(k_ptr + batch * k_batch + head * k_head, first_k, left, k_step, width, BLOCK_N, D, True, EXACT)
+    v = load_rows(v_ptr + batch * v_batch + head * v_head, first_k, left, v_step, width, BLOCK_N, D, True, EXACT)
+    first, whole, ragged, last = spans(
         tile * BLOCK_N, tl.minimum(tile * BLOCK_N + BLOCK_N, keys), keys - queries, queries, window,
         CAUSAL, WINDOW, BLOCK_M, False)  # fmt: skip
     dk, dv = tl.zeros((BLOCK_N, D), tl.float32), tl.zeros((BLOCK_N, D), tl.float32)
@@ -301,8 +201,8 @@ def _backward_keys(q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_p
         dk, dv = _keys_sweep(dk, dv, k, v, q_at, do_at, lse_at, delta_at, j, ragged, last, begin_q, queries, keys,
                              q_step, do_step, width, scale2, cap, window, CAUSAL, WINDOW, CAPPED, True, BLOCK_M, D,
                              EXACT, PRECISION)  # fmt: skip
-    _put(dk_ptr + batch * dk_batch + head * dk_head, first_k, left, dk_step, width, dk * scale, BLOCK_N, D)
-    _put(dv_ptr + batch * dk_batch + head * dk_head, first_k, left, dk_step, width, dv, BLOCK_N, D)
+    store_rows(dk_ptr + batch * dk_batch + head * dk_head, first_k, left, dk_step, width, dk * scale, BLOCK_N, D)
+    store_rows(dv_ptr + batch * dk_batch + head * dk_head, first_k, left, dk_step, width, dv, BLOCK_N, D)
 
 
 @triton.jit
@@ -313,22 +213,22 @@ def _queries_sweep(dq, q, do, lse, delta, k_ptr, v_ptr, i, begin, end, begin_k, 
     """Tiles begin … end - 1 of keys, added to dq (M, D)."""
     for tile in range(begin, end):
         j = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        k = _rows(k_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, k_step, width, BLOCK_N, D, MASKED, EXACT)
-        s = _dot(q, tl.trans(k), tl.zeros((q.shape[0], BLOCK_N), tl.float32), PRECISION)  # (M, N)
+        k = load_rows(k_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, k_step, width, BLOCK_N, D, MASKED, EXACT)
+        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], BLOCK_N), tl.float32), PRECISION)  # (M, N)
         if CAPPED:
-            bent = _capped(s * scale2, cap)
+            bent = capped(s * scale2, cap)
             s = cap * 1.4426950408889634 * bent
         else:
             s *= scale2
         p = tl.exp2(s - lse[:, None])
         if MASKED:
-            p = tl.where(_seen(i[:, None], j[None, :], keys - queries, queries, keys, window, CAUSAL, WINDOW), p, 0.0)
-        v = _rows(v_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, v_step, width, BLOCK_N, D, MASKED, EXACT)
-        dp = _dot(do, tl.trans(v), tl.zeros((do.shape[0], BLOCK_N), tl.float32), PRECISION)
+            p = tl.where(seen_by(i[:, None], j[None, :], keys - queries, queries, keys, window, CAUSAL, WINDOW), p, 0.0)
+        v = load_rows(v_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, v_step, width, BLOCK_N, D, MASKED, EXACT)
+        dp = dot(do, tl.trans(v), tl.zeros((do.shape[0], BLOCK_N), tl.float32), PRECISION)
         ds = p * (dp - delta[:, None])
         if CAPPED:
             ds *= 1.0 - bent * bent
-        dq = _dot(ds.to(k.dtype), k, dq, PRECISION)
+        dq = dot(ds.to(k.dtype), k, dq, PRECISION)
     return dq
 
 
@@ -342,20 +242,20 @@ def _backward_queries(q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dq_ptr, c
     program = tl.program_id(0)
     number = tiles - 1 - program % tiles
     head, batch = (program // tiles % heads).to(tl.int64), (program // tiles // heads).to(tl.int64)
-    tile, begin_q, begin_k, queries, keys = _whereabouts(
+    tile, begin_q, begin_k, queries, keys = whereabouts(
         cu_q_ptr, cu_k_ptr, documents, queries, keys, number, PACKED, BLOCK_M, False, MANY)  # fmt: skip
     if tile * BLOCK_M >= queries:
         return
     i, left, first_q = tile * BLOCK_M + tl.arange(0, BLOCK_M), queries - tile * BLOCK_M, begin_q + tile * BLOCK_M
     inside = i < queries
-    q = _rows(q_ptr + batch * q_batch + head * q_head, first_q, left, q_step, width, BLOCK_M, D, True, EXACT)
-    do = _rows(do_ptr + batch * do_batch + head * do_head, first_q, left, do_step, width, BLOCK_M, D, True, EXACT)
+    q = load_rows(q_ptr + batch * q_batch + head * q_head, first_q, left, q_step, width, BLOCK_M, D, True, EXACT)
+    do = load_rows(do_ptr + batch * do_batch + head * do_head, first_q, left, do_step, width, BLOCK_M, D, True, EXACT)
     at = batch * lse_batch + head * lse_head + begin_q + i
     lse = tl.load(lse_ptr + at, mask=inside, other=0.0) * 1.4426950408889634
     delta = tl.load(delta_ptr + at, mask=inside, other=0.0)
     k_ptr += batch * k_batch + head // group * k_head
     v_ptr += batch * v_batch + head // group * v_head
-    first, whole, ragged, last = _spans(
+    first, whole, ragged, last = spans(
         tile * BLOCK_M, tl.minimum(tile * BLOCK_M + BLOCK_M, queries), keys - queries, keys, window,
         CAUSAL, WINDOW, BLOCK_N, True)  # fmt: skip
     dq = tl.zeros((BLOCK_M, D), tl.float32)
@@ -369,7 +269,7 @@ def _backward_queries(q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dq_ptr, c
     dq = _queries_sweep(dq, q, do, lse, delta, k_ptr, v_ptr, i, ragged, last, begin_k, queries, keys, k_step,
                         v_step, width, scale2, cap, window, CAUSAL, WINDOW, CAPPED, True, BLOCK_N, D,
                         EXACT, PRECISION)  # fmt: skip
-    _put(dq_ptr + batch * dq_batch + head * dq_head, first_q, left, dq_step, width, dq * scale, BLOCK_M, D)
+    store_rows(dq_ptr + batch * dq_batch + head * dq_head, first_q, left, dq_step, width, dq * scale, BLOCK_M, D)
 
 
 def _strides(x: torch.Tensor) -> tuple[int, int, int]:
@@ -393,17 +293,10 @@ def _constants(q: torch.Tensor, k: torch.Tensor, cu_q: torch.Tensor | None, rule
     constants = {
         "PACKED": cu_q is not None, "CAUSAL": rule.causal, "WINDOW": rule.window is not None,
         "CAPPED": rule.softcap is not None, "D": block, "EXACT": block == q.shape[-1],
-        "MANY": block_of(min(max(documents, 1), 1024)),
+        "MANY": block_of(min(max(documents, 1), LOOKED_UP)),
         "PRECISION": precision(q),
     }  # fmt: skip
     return [numbers, rest], constants, scale
-
-
-def precision(x: torch.Tensor) -> str:
-    """How kernels here multiply matrices of the dtype of x: float32 as torch is set to."""
-    if x.dtype == torch.bfloat16 and hardware_of(x.device).interpreted:
-        return "bits"
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def _count(size: int, cu: torch.Tensor | None, block: int) -> int:
@@ -501,40 +394,6 @@ class _FlashAttention(torch.autograd.Function):
         return *_launch_backward(do, dlse, tuple(saved), cu_q, cu_k, ctx.rule), None, None, None
 
 
-def check_attention(name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: bool, rule: Rule) -> None:
-    """Raise ValueError unless the shapes and numbers fit together."""
-    check_same(name, {"q": q, "k": k, "v": v})
-    wanted = "(S, H, D) with cu_seqlens" if packed else "(B, S, H, D)"
-    for label, x in {"q": q, "k": k, "v": v}.items():
-        if x.dim() != (3 if packed else 4):
-            raise ValueError(f"{name}: {label} has shape {tuple(x.shape)}; give {wanted}")
-        if x.dtype != q.dtype:
-            raise ValueError(f"{name}: {label} is {x.dtype}, q {q.dtype}; give one dtype")
-    if k.shape != v.shape:
-        raise ValueError(f"{name}: v has shape {tuple(v.shape)}; wanted that of k, {tuple(k.shape)}")
-    if k.shape[-1] != q.shape[-1] or (not packed and k.shape[0] != q.shape[0]):
-        raise ValueError(f"{name}: k has shape {tuple(k.shape)}, q {tuple(q.shape)}; wanted equal batch and head sizes")
-    heads, kv_heads = q.shape[-2], k.shape[-2]
-    if not kv_heads or heads % kv_heads:
-        raise ValueError(f"{name}: {heads} query heads cannot share {kv_heads} key heads; give a multiple of them")
-    if rule.window is not None and rule.window < 1:
-        raise ValueError(f"{name}: window is {rule.window}; a query sees at least itself, give 1 or more")
-    if rule.softcap is not None and rule.softcap <= 0:
-        raise ValueError(f"{name}: softcap is {rule.softcap}; give a number above zero, or None")
-
-
-def check_documents(name: str, cu: torch.Tensor, rows: int) -> None:
-    """Raise ValueError unless `cu` can be where documents of `rows` tokens begin and end; values only on a CPU, where
-    reading them costs no wait.
-    """
-    if cu.dim() != 1 or not cu.numel() or cu.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"{name}: cu_seqlens is {cu.dtype} {tuple(cu.shape)}; give int32 or int64 (documents + 1,)")
-    if cu.device.type == "cpu":
-        ends = cu.tolist()
-        if ends[0] != 0 or ends[-1] != rows or sorted(ends) != ends:
-            raise ValueError(f"{name}: cu_seqlens runs from {ends[0]} to {ends[-1]}; wanted 0 to {rows}, rising")
-
-
 def flash_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -550,10 +409,11 @@ def flash_attention(
 ) -> Any:
     """Attention of q (B, S, H, D) over k, v (B, N, Hk, D), D up to 256, Hk a divisor of H → (B, S, H, D).
 
-    Packed: q (S, H, D), k, v (N, Hk, D), `cu_seqlens` (documents + 1,) int32 from 0 to S; `cu_seqlens_k` where keys have
-    other lengths. causal, window: the last query stands beside the last key, |i' - j| < window. softcap: c · tanh(t / c).
-    scale: 1 / sqrt(D) if None. A query that sees no key gives zero. return_lse: also log Σ exp (B, H, S) or (H, S)
-    float32. Differentiable in q, k, v, through lse as well. Raises ValueError for what does not fit.
+    Packed: q (S, H, D), k, v (N, Hk, D), `cu_seqlens` (documents + 1,) int32 from 0 to S; `cu_seqlens_k` where keys
+    have other lengths. causal, window: the last query stands beside the last key, |i' - j| < window. softcap:
+    c · tanh(t / c). scale: 1 / sqrt(D) if None. A query that sees no key gives zero.
+    return_lse: also log Σ exp (B, H, S) or (H, S) float32. Differentiable in q, k, v,
+    through lse as well. Raises ValueError for what does not fit.
     """
     name, packed, rule = "flash_attention", cu_seqlens is not None, Rule(causal, window, softcap, scale)
     check_attention(name, q, k, v, packed, rule)

@@ -42,8 +42,8 @@ def attention(
 
     q: (B, S, H, D); k, v: (B, N, Hk, D), Hk a divisor of H: query head h reads key head h // (H / Hk).
     Packed: q (S, H, D), k, v (N, Hk, D) with `cu_seqlens` (documents + 1,), where each document starts and the last one
-    ends; `cu_seqlens_k` where the keys differ. mask: bool, broadcast to (B, H, S, N), True where seen, on top of the rest.
-    A query that sees no key gives zero. Returns o as q, with return_lse also log Σ exp: (B, H, S) or (H, S) float32.
+    ends; `cu_seqlens_k` where the keys differ. mask: bool, broadcast to (B, H, S, N), True where seen, on top of the
+    rest. A query that sees no key gives zero. With return_lse also log Σ exp: (B, H, S) or (H, S) float32.
     Method: Vaswani et al. 2017, arXiv:1706.03762, equation 1; soft cap of Gemma 2, arXiv:2408.00118.
     """
     packed = cu_seqlens is not None
