@@ -121,17 +121,19 @@ class NF4Weight:
 
         return nf4_dequantise(self, dtype, out=out)
 
-    def product(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """(M, K) → (M, N), without a gradient."""
+    def product(
+        self, x: torch.Tensor, bias: torch.Tensor | None = None, onto: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(M, K) → (M, N), without a gradient; added onto `onto` if given."""
         from speechkit_kernels.nf4_linear import product
 
-        return product(x, self, bias)
+        return product(x, self, bias, onto)
 
-    def input_gradient(self, dy: torch.Tensor) -> torch.Tensor:
-        """(M, N) → (M, K), without a gradient."""
+    def input_gradient(self, dy: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
+        """(M, N) → (M, K), without a gradient; added onto `onto` if given."""
         from speechkit_kernels.nf4_linear import input_gradient
 
-        return input_gradient(dy, self)
+        return input_gradient(dy, self, onto)
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """(…, K) → (…, N), differentiable in x and bias."""
