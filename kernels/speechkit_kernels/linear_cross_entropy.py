@@ -119,18 +119,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if ctx.again:
             flat, _, _, labels = ctx.saved_tensors
             _, found = _through(flat, labels, head, times, ctx.needs_input_grad[:3])
-            made = [found.x, found.weight, found.bias]
+            dx, dweight, dbias, share = found.x, found.weight, found.bias, None
+            times = torch.ones_like(times[:1])
         else:
-            *made, share = ctx.saved_tensors
-            times = times if share is None else times * share
-            made = [None if one is None else one * (times[:, None] if one is made[0] else times) for one in made]
-        dx, dweight, dbias = made
+            dx, dweight, dbias, share = ctx.saved_tensors
+        times = times if share is None else times * share
+        dx = _times(dx, times[:, None], head.weight.dtype)
+        dbias = _times(dbias, times, torch.float32 if head.bias is None else head.bias.dtype)
         return (
-            None if dx is None else dx.to(head.weight.dtype).view(ctx.shape),
-            None if dweight is None else dweight.to(head.weight.dtype),
-            None if dbias is None or head.bias is None else dbias.to(head.bias.dtype),
+            None if dx is None else dx.view(ctx.shape), _times(dweight, times, head.weight.dtype), dbias,
             None, None, None,
         )  # fmt: skip
+
+
+def _times(x: torch.Tensor | None, factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    """x · factor in float32, as `dtype`, in one pass."""
+    return None if x is None else torch.mul(x, factor, out=torch.empty(x.shape, dtype=dtype, device=x.device))
 
 
 def linear_cross_entropy(
