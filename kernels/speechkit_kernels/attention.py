@@ -125,7 +125,11 @@ def _why_not(name: str, case: Case) -> str:
     if name == "sdpa_efficient":
         if case.dtype == torch.bfloat16 and case.capability < AMPERE:
             return f"{case.card} has no bfloat16"
-        return _why_not_masked(case)
+        return (
+            f"needs heads of a multiple of 8, these have {case.head_dim}"
+            if case.head_dim % 8
+            else _why_not_masked(case)
+        )
     if case.capability < AMPERE:
         return f"needs sm_80, this is {case.card}"
     if case.dtype not in HALF:

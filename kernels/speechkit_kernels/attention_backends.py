@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RUN", "Call", "Packing", "Pages", "available"]
 
 Tensor = torch.Tensor
+RULES_COMPILED = 64  # each rule is compiled by itself; past torch's 8 FlexAttention would write the whole table
 SDPA = {
     "cudnn": (SDPBackend.CUDNN_ATTENTION, "can_use_cudnn_attention"),
     "sdpa_flash": (SDPBackend.FLASH_ATTENTION, "can_use_flash_attention"),
@@ -174,11 +175,10 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
     blocks = _block_mask(rule.causal, rule.window, q.shape[1], k.shape[1], q.device, packing)
     cap = None if rule.softcap is None else _score_cap(rule.softcap)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    with warnings.catch_warnings():
+    more: dict[str, Any] = {"scale": rule.scale, "enable_gqa": q.shape[1] != k.shape[1]}
+    with warnings.catch_warnings(), torch._dynamo.config.patch(recompile_limit=RULES_COMPILED):
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # on a CPU that is meant
-        o = _flex_attention(q.device.type)(
-            q, k, v, score_mod=cap, block_mask=blocks, scale=rule.scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        o = _flex_attention(q.device.type)(q, k, v, score_mod=cap, block_mask=blocks, **more)
     o = o.transpose(1, 2)
     return o[0] if packing is not None else o
 

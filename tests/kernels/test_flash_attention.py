@@ -11,6 +11,7 @@ from closeness import assert_close, assert_equal_to, results
 from speechkit_kernels import flash_attention as module
 from speechkit_kernels.attention_tiles import head_block, registers, shared_bytes, shared_limit, tiles
 from speechkit_kernels.flash_attention import flash_attention
+from speechkit_kernels.launch import hardware_of
 from speechkit_kernels.reference.attention import attention as definition
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -150,11 +151,12 @@ def test_no_tile_outside_of_a_document_is_read(device: str) -> None:
 
 
 def test_a_window_reads_no_tile_outside_of_it(device: str) -> None:
-    q, k, v = qkv(1, 200, 200, (1, 1), 16, device=device)
-    k[:, :96] = v[:, :96] = float("nan")
+    q, k, v = qkv(1, 600, 600, (1, 1), 16, device=device)
+    wide = tiles(hardware_of(q.device).capability, 16, q.dtype).forward.keys
+    k[:, : 493 // wide * wide] = v[:, : 493 // wide * wide] = float("nan")  # queries 512 … see keys 493 …
     o = flash_attention(q, k, v, causal=True, window=20)
-    assert not o[:, 128:].isnan().any()  # queries 128 … see keys 109 …, and whole tiles begin at 96
-    assert_close("o", o[:, 128:], definition(q[:, 128:], k[:, 109:], v[:, 109:], causal=True, window=20))
+    assert not o[:, 512:].isnan().any()
+    assert_close("o", o[:, 512:], definition(q[:, 512:], k[:, 493:], v[:, 493:], causal=True, window=20))
 
 
 def test_heads_first_and_expanded_memory_is_read_where_it_lies(device: str) -> None:
