@@ -52,7 +52,7 @@ def _launch_forward(
 ) -> torch.Tensor:
     """(M, K) → (M, N)."""
     if isinstance(weight, NF4Weight):
-        found = plan(hardware_of(x.device), x.dtype, *x.shape, low.a.shape[0], nf4=True)
+        found = plan(hardware_of(x.device), x.dtype, x.shape[0], x.shape[1], low.a.shape[0], nf4=True)
         if found.value == "fused":
             return launch_tile(x, weight, bias, low)
     h = (x @ low.a.T).mul_(low.scale)

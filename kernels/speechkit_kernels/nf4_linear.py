@@ -86,7 +86,7 @@ def _halves(packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, offset_ptr,
 
 
 @triton.jit
-def _gather(part, part_ptr, ticket_ptr, at, inside, size, SPLITS: tl.constexpr):
+def gather_parts(part, part_ptr, ticket_ptr, at, inside, size, SPLITS: tl.constexpr):
     """Leave `part`; the last of SPLITS programs gets (the sum of all parts, True)."""
     split = tl.program_id(1)
     tl.store(part_ptr + split * size + at, part, mask=inside)
@@ -139,7 +139,7 @@ def _forward(x_ptr, packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, off
     inside = (m < rows)[None, :] & (row < outer)[:, None]
     last = True
     if SPLITS > 1:
-        y, last = _gather(y, part_ptr, ticket_ptr, at, inside, tl.cast(rows, tl.int64) * outer, SPLITS)
+        y, last = gather_parts(y, part_ptr, ticket_ptr, at, inside, tl.cast(rows, tl.int64) * outer, SPLITS)
     if last:
         if BIAS:
             y += tl.load(bias_ptr + row, mask=row < outer, other=0.0).to(tl.float32)[:, None]
@@ -171,12 +171,12 @@ def _backward(dy_ptr, packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, o
     inside = (m < rows)[:, None] & (k < inner)[None, :]
     last = True
     if SPLITS > 1:
-        dx, last = _gather(dx, part_ptr, ticket_ptr, at, inside, tl.cast(rows, tl.int64) * inner, SPLITS)
+        dx, last = gather_parts(dx, part_ptr, ticket_ptr, at, inside, tl.cast(rows, tl.int64) * inner, SPLITS)
     if last:
         tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
-def _shared(device: torch.device, tiles: int, length: int, step: int) -> tuple[int, int]:
+def shared_out(device: torch.device, tiles: int, length: int, step: int) -> tuple[int, int]:
     """Programs to a tile, and how much of `length`, in whole steps, each has; every program has some."""
     steps = triton.cdiv(length, step)
     splits = max(1, min(steps, programs(device, 1 << 30, each=2) // tiles))
@@ -184,7 +184,7 @@ def _shared(device: torch.device, tiles: int, length: int, step: int) -> tuple[i
     return triton.cdiv(length, each), each
 
 
-def _kind(x: torch.Tensor) -> tl.dtype:
+def kind_of(x: torch.Tensor) -> tl.dtype:
     """The dtype of a product's operands. Triton's interpreter multiplies the bits of bfloat16 as integers."""
     if x.dtype == torch.float16:
         return tl.float16
@@ -209,13 +209,13 @@ def launch_tile(
     (outer, inner), rows = weight.shape, x.shape[0]
     y = torch.empty((rows, outer), dtype=x.dtype, device=x.device)
     tiles = triton.cdiv(outer, OUTER)
-    splits, each = _shared(x.device, tiles, inner // BLOCK, GROUPS)
+    splits, each = shared_out(x.device, tiles, inner // BLOCK, GROUPS)
     parts = torch.empty((splits, rows, outer) if splits > 1 else (1,), dtype=torch.float32, device=x.device)
     a, b, scale = (x, x, 0.0) if low is None else low
     rank = 0 if low is None else a.shape[0]
     _forward[(tiles, splits)](
         x, weight.packed, *tables_of(weight), y if bias is None else bias, a, b, y, parts, tickets(x.device, tiles),
-        x.stride(0), rows, outer, inner, rank, scale, each, KIND=_kind(x), NESTED=weight.nested is not None,
+        x.stride(0), rows, outer, inner, rank, scale, each, KIND=kind_of(x), NESTED=weight.nested is not None,
         BIAS=bias is not None, LOW=low is not None, SPLITS=splits, ROWS=max(16, block_of(rows)), OUTER=OUTER,
         GROUPS=GROUPS, RANK=max(16, block_of(rank)), num_warps=4, num_stages=3,
     )  # fmt: skip
@@ -227,11 +227,11 @@ def _launch_backward(dy: torch.Tensor, weight: NF4Weight) -> torch.Tensor:
     (outer, inner), rows = weight.shape, dy.shape[0]
     dx = torch.empty((rows, inner), dtype=dy.dtype, device=dy.device)
     tiles = triton.cdiv(inner // BLOCK, GROUPS)
-    splits, each = _shared(dy.device, tiles, outer, OUTER)
+    splits, each = shared_out(dy.device, tiles, outer, OUTER)
     parts = torch.empty((splits, rows, inner) if splits > 1 else (1,), dtype=torch.float32, device=dy.device)
     _backward[(tiles, splits)](
         dy, weight.packed, *tables_of(weight), dx, parts, tickets(dy.device, tiles), dy.stride(0), rows, outer, inner,
-        each, KIND=_kind(dy), NESTED=weight.nested is not None, SPLITS=splits, ROWS=max(16, block_of(rows)),
+        each, KIND=kind_of(dy), NESTED=weight.nested is not None, SPLITS=splits, ROWS=max(16, block_of(rows)),
         OUTER=OUTER, GROUPS=GROUPS, num_warps=4, num_stages=3,
     )  # fmt: skip
     return dx

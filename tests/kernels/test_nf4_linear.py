@@ -104,7 +104,7 @@ def test_every_way_gives_the_same_product(dtype: torch.dtype, device: str) -> No
 
 def test_programs_that_share_a_sum_leave_their_counters_at_zero(device: str) -> None:
     weight, x = quantised(20, 640, device), torch.randn(3, 640, device=device).half()
-    assert module._shared(x.device, 1, 10, module.GROUPS)[0] > 1
+    assert module.shared_out(x.device, 1, 10, module.GROUPS)[0] > 1
     first, second = nf4_linear(x, weight), nf4_linear(x, weight)
     assert torch.equal(first, second)
     assert not tickets(x.device, 1).any()
@@ -112,7 +112,7 @@ def test_programs_that_share_a_sum_leave_their_counters_at_zero(device: str) -> 
 
 @pytest.mark.parametrize(("length", "step", "tiles"), [(64, 2, 1), (7, 2, 2), (1, 64, 1), (1000, 64, 5), (65, 64, 1)])
 def test_every_program_that_shares_has_something_and_nothing_is_left(length: int, step: int, tiles: int) -> None:
-    splits, each = module._shared(torch.device("cpu"), tiles, length, step)
+    splits, each = module.shared_out(torch.device("cpu"), tiles, length, step)
     assert splits >= 1 and each % step == 0
     assert (splits - 1) * each < length <= splits * each
 
