@@ -81,9 +81,12 @@ class Bench:
 
     def measure(
         self, title: str, shape: Mapping[str, Any], providers: Mapping[str, Callable[[], Any]], *,
-        check: Callable[[], None], moved: int = 0, flops: int = 0,
+        check: Callable[[], None], moved: int = 0, flops: int = 0, before: Callable[[], Any] | None = None,
     ) -> Measured:  # fmt: skip
-        """Check, then time; `check` raises AssertionError where ours is wrong. A peer that raises is left out."""
+        """Check, then time; `check` raises AssertionError where ours is wrong. A peer that raises is left out.
+
+        before: run ahead of each call and not timed, such as what puts back an input that calls overwrite.
+        """
         try:
             check()
         except AssertionError as wrong:
@@ -91,8 +94,8 @@ class Bench:
                 f"{self.name}: {title} {dict(shape)} is wrong, so nothing is measured and nothing written: {wrong}"
             )
         row = Measured(title, dict(shape), moved, flops)
-        peaks = self._peaks(row, providers)
-        times = interleaved({label: providers[label] for label in peaks})
+        peaks = self._peaks(row, providers, before)
+        times = interleaved({label: providers[label] for label in peaks}, before=before)
         ours = times[next(iter(providers))]
         for label, taken in times.items():
             row.providers[label] = self._figure(taken, ours, peaks[label], moved, flops)
@@ -110,12 +113,16 @@ class Bench:
         print(f"written: {path.name}")
         return path
 
-    def _peaks(self, row: Measured, providers: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    def _peaks(
+        self, row: Measured, providers: Mapping[str, Callable[[], Any]], before: Callable[[], Any] | None
+    ) -> dict[str, float]:
         """Peak memory of those that run; the first call, which may compile, is not the one that is measured."""
         peaks: dict[str, float] = {}
         for label, call in providers.items():
             try:
+                _ready(before)
                 call()
+                _ready(before)
                 peaks[label] = peak_bytes(call) / 2**20
             except Exception as error:  # a peer may fail in any way, and that is a result; ours may not
                 if not peaks:
@@ -183,21 +190,45 @@ def peer(module: str, name: str) -> Any:
         return None
 
 
+def agree(
+    function: Callable[..., Any], definition: Callable[..., Any], inputs: Sequence[torch.Tensor], direction: Any,
+    tolerance: float = 1e-2,
+) -> None:  # fmt: skip
+    """Raise AssertionError unless values and gradients are those of `definition` in float32, in the relative 2-norm.
+
+    `direction` as in `passes`. The tolerance is for bfloat16, whose rounding is 2e-3 in this norm.
+    """
+    directions = direction if isinstance(direction, list | tuple) else [direction]
+    found: list[list[torch.Tensor]] = []
+    for one, wide in ((function, False), (definition, True)):
+        leaves = [(x.detach().float() if wide and x.is_floating_point() else x.detach().clone()) for x in inputs]
+        wanted = [leaf.requires_grad_() for leaf, x in zip(leaves, inputs, strict=True) if x.requires_grad]
+        made = one(*leaves)
+        outputs = list(made) if isinstance(made, list | tuple) else [made]
+        towards = [dy.to(y.dtype) for dy, y in zip(directions, outputs, strict=True)]
+        gradients = torch.autograd.grad(outputs, wanted, towards) if wanted else ()
+        found.append([*(y.detach() for y in outputs), *gradients])
+    for at, (ours, truth) in enumerate(zip(*found, strict=True)):
+        error = ((ours.float() - truth).norm() / truth.norm().clamp(min=1e-20)).item()
+        what = f"output {at}" if at < len(directions) else f"gradient {at - len(directions)}"
+        assert error <= tolerance, f"{what} is off by {error:.1e} of its norm, allowed {tolerance:.0e}"
+
+
 def interleaved(
-    providers: Mapping[str, Callable[[], Any]], rounds: int | None = None, warm: int = WARM
+    providers: Mapping[str, Callable[[], Any]], rounds: int | None = None, before: Callable[[], Any] | None = None
 ) -> dict[str, list[float]]:
     """Milliseconds of each provider, round by round; the order rotates. Without `rounds`, by `SECONDS`."""
     calls = list(providers.items())
     flush = _flush()
-    for _ in range(warm):
-        first = {name: _time(call, flush) for name, call in calls}
+    for _ in range(WARM):
+        first = {name: _time(call, flush, before) for name, call in calls}
     if rounds is None:
         rounds = int(max(LEAST_ROUNDS, min(ROUNDS, SECONDS * 1000 / max(1e-3, sum(first.values())))))
     taken: dict[str, list[float]] = {name: [] for name, _ in calls}
     for turn in range(rounds):
         for at in range(len(calls)):
             name, call = calls[(turn + at) % len(calls)]
-            taken[name].append(_time(call, flush))
+            taken[name].append(_time(call, flush, before))
     return taken
 
 
@@ -259,7 +290,13 @@ def table(row: Measured) -> str:
     return "\n".join(lines + [f"  {label:16} not run: {why}" for label, why in row.not_run.items()])
 
 
-def _time(call: Callable[[], Any], flush: torch.Tensor) -> float:
+def _ready(before: Callable[[], Any] | None) -> None:
+    if before:
+        before()
+
+
+def _time(call: Callable[[], Any], flush: torch.Tensor, before: Callable[[], Any] | None = None) -> float:
+    _ready(before)
     start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda._sleep(BUSY_CYCLES)
     flush.zero_()

@@ -28,7 +28,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setitem(sys.modules, "gpu", module)
     spec.loader.exec_module(module)
 
-    def clock(call: Callable[[], Any], flush: object) -> float:
+    def clock(call: Callable[[], Any], flush: object, before: Callable[[], Any] | None) -> float:
+        if before:
+            before()
         began = time.perf_counter()
         call()
         return (time.perf_counter() - began) * 1000
@@ -67,6 +69,26 @@ def test_a_result_that_is_wrong_gives_no_figure(gpu: Any, tmp_path: Path) -> Non
     with pytest.raises(SystemExit, match=r"nap: nap \{'M': 1\} is wrong, so nothing is measured .* off by 1.0"):
         bench.measure("nap", {"M": 1}, {"ours": lambda: pytest.fail("was run")}, check=check)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_put_back_before_each_call_is_there_and_not_timed(gpu: Any) -> None:
+    x, before = torch.ones(1), lambda: (time.sleep(0.02), x.fill_(1))
+
+    def call() -> None:
+        assert x.item() == 1
+        x.zero_()
+
+    row = gpu.Bench("nap").measure("nap", {}, {"ours": call}, check=lambda: None, before=before)
+    assert row.providers["ours"].median_ms < 10
+
+
+def test_agree_sees_a_wrong_value_and_a_wrong_gradient(gpu: Any) -> None:
+    x, dy = torch.randn(64, requires_grad=True), torch.ones(64)
+    gpu.agree(torch.sin, torch.sin, [x], dy)
+    with pytest.raises(AssertionError, match="output 0 is off by"):
+        gpu.agree(lambda x: torch.sin(x) * 1.05, torch.sin, [x], dy)
+    with pytest.raises(AssertionError, match="gradient 0 is off by"):
+        gpu.agree(lambda x: torch.sin(x).detach() + (x - x.detach()), torch.sin, [x], dy)
 
 
 def test_ours_must_run(gpu: Any) -> None:
