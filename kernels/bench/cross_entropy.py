@@ -2,8 +2,8 @@
 
     python kernels/bench/cross_entropy.py
 
-The yardstick is a copy on the same card in the same run: logits read once, gradient written once. Ours and Liger's write
-the gradient over the logits, which are put back before each call, outside the time.
+The yardstick is a copy on the same card in the same run: logits read once, gradient written once. Ours and Liger's
+write the gradient over the logits, which are put back before each call, outside the time.
 """
 
 from __future__ import annotations

@@ -63,8 +63,9 @@ def main() -> None:
             "ours": linear_cross_entropy, "transformers": transformers_loss,
             "torch.compile": compiled(transformers_loss), "torch chunks": chunked_loss,
         } | ({"liger": liger} if liger else {})  # fmt: skip
+        shape = {"M": ROWS, "H": WIDTH, "V": VOCABULARY, "head": "frozen" if frozen else "trained"}
         bench.measure(
-            "linear_cross_entropy full", {"M": ROWS, "H": WIDTH, "V": VOCABULARY, "head": "frozen" if frozen else "trained"},
+            "linear_cross_entropy full", shape,
             {name: full(function, inputs, labels) for name, function in functions.items()},
             check=check, flops=(4 if frozen else 6) * ROWS * WIDTH * VOCABULARY,
         )  # fmt: skip
