@@ -1,8 +1,8 @@
 """Q4_K, Q5_K, Q6_K and Q8_0 of GGUF by their definitions: rows → packed bytes, the search of llama.cpp's reference.
 
-In: (N, K) float32, K a multiple of 256 (32 for Q8_0). Out: (N, bytes of a row) uint8. Blocks lie along the *last* axis of
-every tensor here, and sums over the weights of a block are taken one after the other, in the order of the C code: so the
-result is bit for bit that of one block at a time, however many are in flight. Rounding is to the nearest, ties to even.
+In: (N, K) float32, K a multiple of 256 (32 for Q8_0). Out: (N, bytes of a row) uint8. Blocks lie along the *last* axis
+of every tensor here, and sums over the weights of a block are taken one after the other, in the order of the C code: so
+the result is that of one block at a time, however many are in flight. Rounding is to the nearest, ties to even.
 """
 
 from __future__ import annotations
