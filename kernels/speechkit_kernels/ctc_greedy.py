@@ -187,7 +187,8 @@ def ctc_collapse(
     check_same(name, {"scores": scores})
     check_same(name, {"scores": scores, "ids": ids}, floating=False)
     _check_blank(name, blank)
-    counts = counts_of(name, "lengths", lengths, *ids.shape, ids.device)
+    rows, frames = ids.shape
+    counts = counts_of(name, "lengths", lengths, rows, frames, ids.device)
     if use_kernel(name, scores):
         return _launch_collapse(ids, scores, counts, blank)
     return Runs(*definition(ids, scores, counts, blank))

@@ -11,8 +11,8 @@ more memory traffic than the arithmetic. So split taps and frames by R: k = c·R
     A_j[m, (t, i)] = x[m·R + j + t - left, i],   W[(t, i), (c, o)] = weight[o, i, c·R + t]
 
 A_j is R frames side by side in every row, and a row begins where the last one ended: a *view* of x, shifted by j frames.
-Nothing is copied, no product is computed twice, and each is (frames / R) × (R·I) × (K/R·O), of which a group has R: for
-wav2vec 2.0 large 2048 deep and 256 wide. What is left over is a sum of K/R shifted numbers; one kernel adds them to the
+Nothing is copied, nothing computed twice, and each product is (frames / R) × (R·I) × (K/R·O), R of them a group: for
+wav2vec 2.0 large 2048 deep and 256 wide. What is left is a sum of K/R shifted numbers; one kernel adds them to the
 bias, applies GELU and writes the frames in order, while they are still in the cache.
 
 Backward, with dz = dy · GELU'(z): dx is the same convolution of dz, taps reversed and channels exchanged; and
@@ -30,6 +30,7 @@ import triton.language as tl
 from speechkit_kernels.launch import block_of, check_same, check_shape, use_kernel
 from speechkit_kernels.reference.pos_conv import fold_weight_norm
 from speechkit_kernels.reference.pos_conv import pos_conv as definition
+from speechkit_kernels.wide_bmm import wide_bmm
 
 __all__ = ["fold_weight_norm", "pos_conv"]
 
@@ -87,7 +88,8 @@ class _Plan(NamedTuple):
 
 def _plan(x: torch.Tensor, weight: torch.Tensor, groups: int) -> _Plan:
     taps = weight.shape[2]
-    return _Plan(*x.shape[:2], groups, weight.shape[1], len(weight) // groups, taps, min(STRIDE, block_of(taps)))
+    rows, frames, _ = x.shape
+    return _Plan(rows, frames, groups, weight.shape[1], len(weight) // groups, taps, min(STRIDE, block_of(taps)))
 
 
 def _padded(x: torch.Tensor, plan: _Plan, left: int) -> torch.Tensor:
@@ -112,13 +114,6 @@ def _rearranged(weight: torch.Tensor, plan: _Plan) -> torch.Tensor:
     return split.reshape(plan.groups, plan.stride * plan.inner, plan.parts * plan.outer)
 
 
-def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Batched product in float32, whatever the inputs are."""
-    if a.dtype == torch.float32:
-        return torch.bmm(a, b)
-    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a.float(), b.float())
-
-
 def _correlate(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, groups: int, left: int, active: bool, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -130,7 +125,7 @@ def _correlate(
     block_o = block_of(plan.outer)
     block_f = max(1, min(block_of(plan.frames), 4096 // block_o))
     for group in range(groups if x.numel() else 0):
-        z = _product(_views(wide, group, plan), products[group].expand(plan.stride, -1, -1))
+        z = wide_bmm(_views(wide, group, plan), products[group].expand(plan.stride, -1, -1))
         own = slice(group * plan.outer, (group + 1) * plan.outer)
         part = y[:, :, own]
         _sum_shifted[(plan.rows * triton.cdiv(plan.frames, block_f),)](
@@ -157,7 +152,7 @@ def _weight_gradient(x: torch.Tensor, dz: torch.Tensor, weight: torch.Tensor, gr
         for part in range(plan.parts):
             shifted[:, :, part : part + plan.outputs, part] = split[group]
         flat = shifted.view(plan.stride, plan.rows * plan.steps, -1)
-        torch.sum(_product(_views(wide, group, plan).mT, flat), dim=0, out=gradient[group])
+        torch.sum(wide_bmm(_views(wide, group, plan).mT, flat), dim=0, out=gradient[group])
     apart = gradient.view(groups, plan.stride, plan.inner, plan.parts, plan.outer).permute(0, 4, 2, 3, 1)
     return apart.reshape(weight.shape[0], plan.inner, -1)[:, :, : plan.taps]
 

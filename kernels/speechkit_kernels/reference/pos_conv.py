@@ -22,7 +22,7 @@ def pos_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, g
 
 
 def fold_weight_norm(direction: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """weight = magnitude · direction / |direction|, the length taken of each tap over all channels (weight norm, dim 2).
+    """weight = magnitude · direction / |direction|, each tap's length over all channels (weight norm, dim 2).
 
     direction: (H, H/G, K), `original1` of PyTorch's parametrization; magnitude: (1, 1, K), its `original0`.
     Method: Salimans & Kingma 2016, arXiv:1602.07868.

@@ -1,0 +1,14 @@
+"""Batched matrix products whose result is float32, whatever the factors are: nothing is rounded before it is summed."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["wide_bmm"]
+
+
+def wide_bmm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(B, M, K) · (B, K, N) → (B, M, N) float32; on a GPU half precision stays on the tensor cores."""
+    if a.dtype == b.dtype == torch.float32:
+        return torch.bmm(a, b)
+    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a.float(), b.float())
