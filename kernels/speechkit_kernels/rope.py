@@ -33,19 +33,23 @@ TILE = 2048  # pairs that a program holds at a time
 def _turn(x_ptr, y_ptr, x_head, x_column, y_head, y_column, cos, sin, heads, half, rest, INTERLEAVED: tl.constexpr,
           COPY: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr):  # fmt: skip
     """The heads of one token: x_ptr and y_ptr stand at its first."""
-    pair = tl.arange(0, HALF).to(tl.int64)
-    if INTERLEAVED:
-        a_at, b_at = 2 * pair, 2 * pair + 1
-    else:
-        a_at, b_at = pair, pair + half
+    pair = tl.arange(0, HALF).to(tl.int64)[None, :]
+    both = tl.arange(0, 2 * HALF).to(tl.int64)[None, :]
     for first in range(0, heads, HEADS):
         head = (first + tl.arange(0, HEADS)).to(tl.int64)[:, None]
-        inside = (head < heads) & (pair < half)[None, :]
         x, y = x_ptr + head * x_head, y_ptr + head * y_head
-        a = tl.load(x + a_at[None, :] * x_column, mask=inside, other=0.0).to(tl.float32)  # (HEADS, HALF)
-        b = tl.load(x + b_at[None, :] * x_column, mask=inside, other=0.0).to(tl.float32)
-        tl.store(y + a_at[None, :] * y_column, (a * cos - b * sin).to(y_ptr.dtype.element_ty), mask=inside)
-        tl.store(y + b_at[None, :] * y_column, (b * cos + a * sin).to(y_ptr.dtype.element_ty), mask=inside)
+        if INTERLEAVED:  # read and written as it lies, and told apart in registers
+            inside = (head < heads) & (both < 2 * half)
+            whole = tl.load(x + both * x_column, mask=inside, other=0.0).to(tl.float32)  # (HEADS, 2 HALF)
+            a, b = tl.split(tl.reshape(whole, (HEADS, HALF, 2)))
+            turned = tl.reshape(tl.join(a * cos - b * sin, b * cos + a * sin), (HEADS, 2 * HALF))
+            tl.store(y + both * y_column, turned.to(y_ptr.dtype.element_ty), mask=inside)
+        else:
+            inside = (head < heads) & (pair < half)
+            a = tl.load(x + pair * x_column, mask=inside, other=0.0).to(tl.float32)  # (HEADS, HALF)
+            b = tl.load(x + (pair + half) * x_column, mask=inside, other=0.0).to(tl.float32)
+            tl.store(y + pair * y_column, (a * cos - b * sin).to(y_ptr.dtype.element_ty), mask=inside)
+            tl.store(y + (pair + half) * y_column, (b * cos + a * sin).to(y_ptr.dtype.element_ty), mask=inside)
         if COPY:
             column = tl.arange(0, REST).to(tl.int64)[None, :]
             kept = (head < heads) & (column < rest)
