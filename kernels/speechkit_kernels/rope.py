@@ -30,8 +30,9 @@ TILE = 2048  # pairs that a program holds at a time
 
 
 @triton.jit
-def _turn(x_ptr, y_ptr, x_head, x_column, y_head, y_column, cos, sin, heads, half, rest, INTERLEAVED: tl.constexpr,
-          COPY: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr):  # fmt: skip
+def _turn(x_ptr, y_ptr, x_head, x_column, y_head, y_column, cos, sin, heads, half: tl.constexpr, rest: tl.constexpr,
+          INTERLEAVED: tl.constexpr, COPY: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
+          REST: tl.constexpr):  # fmt: skip
     """The heads of one token: x_ptr and y_ptr stand at its first."""
     pair = tl.arange(0, HALF).to(tl.int64)[None, :]
     both = tl.arange(0, 2 * HALF).to(tl.int64)[None, :]
@@ -59,9 +60,10 @@ def _turn(x_ptr, y_ptr, x_head, x_column, y_head, y_column, cos, sin, heads, hal
 
 @triton.jit
 def _rotate(q_ptr, q_out, k_ptr, k_out, cos_ptr, sin_ptr, at_ptr, q_b, q_h, q_s, q_d, qo_b, qo_h, qo_s, qo_d, k_b, k_h,
-            k_s, k_d, ko_b, ko_h, ko_s, ko_d, cos_b, cos_s, cos_pair, at_b, at_s, tokens, table, q_heads, k_heads, half,
-            rest, BACK: tl.constexpr, TABLE: tl.constexpr, INTERLEAVED: tl.constexpr, COPY: tl.constexpr,
-            Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr):  # fmt: skip
+            k_s, k_d, ko_b, ko_h, ko_s, ko_d, cos_b, cos_s, cos_pair, at_b, at_s, tokens, table, q_heads, k_heads,
+            half: tl.constexpr, rest: tl.constexpr, BACK: tl.constexpr, TABLE: tl.constexpr,
+            INTERLEAVED: tl.constexpr, COPY: tl.constexpr, Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr,
+            HALF: tl.constexpr, REST: tl.constexpr):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     b, s = program // tokens, program % tokens
     pair = tl.arange(0, HALF).to(tl.int64)
