@@ -29,7 +29,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, check_shape, rows_of, use_kernel
+from speechkit_kernels.launch import block_of, check_same, check_shape, rows_of, use_kernel, warps_of
 from speechkit_kernels.reference.losses import cross_entropy as definition
 
 __all__ = ["Loss", "checked", "cross_entropy", "launch_backward", "launch_forward", "reduced", "share_of"]
@@ -156,14 +156,14 @@ def launch_forward(
     x: torch.Tensor, labels: torch.Tensor, kind: Loss, factor: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(M, V), (M,) → loss and L, (M,) float32. With `factor`, (1,) or (M,) float32, x becomes its gradient times it."""
-    rows, width = x.shape
+    (rows, width), block = x.shape, _block(x)
     loss, total = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
     if rows:
         _forward[(rows,)](
             x, labels, loss, total, loss if factor is None else factor, x.stride(0),
             0 if factor is None else _step(factor), width, kind.ignore_index, kind.label_smoothing, kind.softcap,
             kind.z_loss, GRADIENT=factor is not None, CAP=kind.softcap > 0, SMOOTH=kind.label_smoothing > 0,
-            BLOCK=_block(x), STAGES=4, num_warps=16,
+            BLOCK=block, STAGES=4, num_warps=warps_of(block),
         )  # fmt: skip
     return loss, total
 
@@ -172,20 +172,20 @@ def launch_backward(
     x: torch.Tensor, labels: torch.Tensor, total: torch.Tensor, kind: Loss, factor: torch.Tensor
 ) -> torch.Tensor:
     """(M, V) → its gradient times `factor`, in memory of its own."""
-    rows, width = x.shape
+    (rows, width), block = x.shape, _block(x)
     dx = torch.empty((rows, width), dtype=x.dtype, device=x.device)
     if rows:
         _backward[(rows,)](
             x, dx, labels, total, factor, x.stride(0), _step(factor), width, kind.ignore_index, kind.label_smoothing,
-            kind.softcap, kind.z_loss, CAP=kind.softcap > 0, BLOCK=_block(x), STAGES=4, num_warps=16,
+            kind.softcap, kind.z_loss, CAP=kind.softcap > 0, BLOCK=block, STAGES=4, num_warps=warps_of(block),
         )  # fmt: skip
     return dx
 
 
 def _launch_scale(dx: torch.Tensor, factor: torch.Tensor) -> None:
-    rows, width = dx.shape
+    (rows, width), block = dx.shape, _block(dx)
     if rows:
-        _scale[(rows,)](dx, factor, dx.stride(0), _step(factor), width, BLOCK=_block(dx), num_warps=16)
+        _scale[(rows,)](dx, factor, dx.stride(0), _step(factor), width, BLOCK=block, num_warps=warps_of(block))
 
 
 def share_of(labels: torch.Tensor, kind: Loss) -> torch.Tensor:
