@@ -14,7 +14,7 @@ from speechkit_kernels.launch import hardware_of
 __all__ = ["LOG2E", "capped", "document_of", "dot", "load_rows", "precision", "seen_by", "spans", "store_rows",
            "whereabouts"]  # fmt: skip
 
-LOG2E = 1.4426950408889634
+LOG2E = 1.4426950408889634  # in kernels as a number: they read no globals
 
 
 def precision(x: torch.Tensor) -> str:
@@ -68,7 +68,7 @@ def whereabouts(cu_q_ptr, cu_k_ptr, documents, queries, keys, number, PACKED: tl
 
 @triton.jit
 def spans(low, high, lead, sized, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr,
-           OF_KEYS: tl.constexpr):  # fmt: skip
+          OF_KEYS: tl.constexpr):  # fmt: skip
     """What a tile of positions low … high - 1 visits on the other side, where `sized` exist, as four tile numbers:
     the first, the first that needs no mask, the first that needs one again, the end. lead: keys - queries.
     """

@@ -43,13 +43,15 @@ def check_attention(name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
         raise ValueError(f"{name}: softcap is {rule.softcap}; give a number above zero, or None")
 
 
-def check_documents(name: str, cu: torch.Tensor, rows: int) -> None:
-    """Raise ValueError unless `cu` can be where documents of `rows` tokens begin and end; values only on a CPU, where
+def check_documents(name: str, cu: torch.Tensor, x: torch.Tensor) -> None:
+    """Raise ValueError unless `cu` can be where documents of x (S, H, D) begin and end; values only on a CPU, where
     reading them costs no wait.
     """
     if cu.dim() != 1 or not cu.numel() or cu.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"{name}: cu_seqlens is {cu.dtype} {tuple(cu.shape)}; give int32 or int64 (documents + 1,)")
+    if cu.device != x.device:
+        raise ValueError(f"{name}: cu_seqlens is on {cu.device}, the tokens on {x.device}; put them on one device")
     if cu.device.type == "cpu":
-        ends = cu.tolist()
+        ends, rows = cu.tolist(), x.shape[0]
         if ends[0] != 0 or ends[-1] != rows or sorted(ends) != ends:
             raise ValueError(f"{name}: cu_seqlens runs from {ends[0]} to {ends[-1]}; wanted 0 to {rows}, rising")

@@ -50,7 +50,7 @@ FORWARD = {
     True: [Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2)],
     False: [Tile(128, 64, 4, 3), Tile(128, 64, 8, 3), Tile(128, 32, 8, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2)],
 }
-# All that float32 gets: without TF32 its products are single multiplications, and wide tiles spill.
+SINGLE = [Tile(32, 32, 8, 1)]  # float32: without TF32 its products are single multiplications, wide tiles spill
 NARROW = [Tile(32, 32, 4, 2), Tile(32, 32, 4, 1), Tile(16, 32, 4, 1), Tile(16, 16, 4, 1)]
 BACKWARD_KEYS = {
     True: [Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 1), Tile(32, 64, 4, 1)],
@@ -96,7 +96,7 @@ def tiles(capability: tuple[int, int] | None, head_dim: int, dtype: torch.dtype)
     head, size, groups = head_block(head_dim), dtype.itemsize, capability[0] in (9, 10)
 
     def widest(kernel: str, wishes: list[Tile]) -> Tile:
-        for tile in [*(wishes if size < 4 else ()), *NARROW]:
+        for tile in [*(wishes if size < 4 else SINGLE), *NARROW]:
             fits = shared_bytes(tile, kernel, head, size) <= shared_limit(capability)
             if fits and registers(tile, kernel, head) <= MOST_REGISTERS:
                 return tile

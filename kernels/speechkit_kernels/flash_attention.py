@@ -304,9 +304,12 @@ def _count(size: int, cu: torch.Tensor | None, block: int) -> int:
     return -(-size // block) if cu is None else size // block + cu.numel() - 1
 
 
+def _sizes(tile: Tile) -> dict[str, int]:
+    return {"BLOCK_M": tile.queries, "BLOCK_N": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
+
+
 def _launch_forward(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: torch.Tensor | None, cu_k: torch.Tensor | None, rule: Rule,
-    tile: Tile | None = None,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: torch.Tensor | None, cu_k: torch.Tensor | None, rule: Rule
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """(B, S, H, D), (B, N, Hk, D) twice → o (B, S, H, D), lse (B, H, S); packed has B = 1."""
     batch, queries, heads, width = q.shape
@@ -314,14 +317,14 @@ def _launch_forward(
     lse = torch.empty((batch, heads, queries), dtype=torch.float32, device=q.device)
     if not o.numel():
         return o, lse
-    tile = tile or tiles(hardware_of(q.device).capability, width, q.dtype).forward
+    tile = tiles(hardware_of(q.device).capability, width, q.dtype).forward
     (numbers, rest), constants, _ = _constants(q, k, cu_q, rule)
     count = _count(queries, cu_q, tile.queries)
     _forward[(count * heads * batch,)](
         q, k, v, o, lse, q if cu_q is None else cu_q, q if cu_k is None else cu_k,
         *_strides(q), *_strides(k), *_strides(v), *_strides(o), lse.stride(0), lse.stride(1),
         count, heads, heads // k.shape[2], *numbers, *rest, **constants,
-        BLOCK_M=tile.queries, BLOCK_N=tile.keys, num_warps=tile.warps, num_stages=tile.stages,
+        **_sizes(tile),
     )  # fmt: skip
     return o, lse
 
@@ -355,21 +358,16 @@ def _launch_backward(
     batch, queries, heads, _ = q.shape
     kv_heads = k.shape[2]
     read = (*_strides(q), *_strides(k), *_strides(v), *_strides(do))
-    for side in ("keys", "queries"):
-        tile = chosen.backward_keys if side == "keys" else chosen.backward_queries
-        sizes = {"BLOCK_M": tile.queries, "BLOCK_N": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
-        if side == "keys":
-            count = _count(k.shape[1], cu_k, tile.keys)
-            _backward_keys[(count * kv_heads * batch,)](
-                q, k, v, do, lse, delta, dk, dv, *starts, *read, *_strides(dk), lse.stride(0), lse.stride(1),
-                count, kv_heads, heads // kv_heads, *numbers, scale, *rest, **constants, **sizes,
-            )  # fmt: skip
-        else:
-            count = _count(queries, cu_q, tile.queries)
-            _backward_queries[(count * heads * batch,)](
-                q, k, v, do, lse, delta, dq, *starts, *read, *_strides(dq), lse.stride(0), lse.stride(1),
-                count, heads, heads // kv_heads, *numbers, scale, *rest, **constants, **sizes,
-            )  # fmt: skip
+    count = _count(k.shape[1], cu_k, chosen.backward_keys.keys)
+    _backward_keys[(count * kv_heads * batch,)](
+        q, k, v, do, lse, delta, dk, dv, *starts, *read, *_strides(dk), lse.stride(0), lse.stride(1),
+        count, kv_heads, heads // kv_heads, *numbers, scale, *rest, **constants, **_sizes(chosen.backward_keys),
+    )  # fmt: skip
+    count = _count(queries, cu_q, chosen.backward_queries.queries)
+    _backward_queries[(count * heads * batch,)](
+        q, k, v, do, lse, delta, dq, *starts, *read, *_strides(dq), lse.stride(0), lse.stride(1),
+        count, heads, heads // kv_heads, *numbers, scale, *rest, **constants, **_sizes(chosen.backward_queries),
+    )  # fmt: skip
     return dq, dk, dv
 
 
@@ -412,8 +410,8 @@ def flash_attention(
     Packed: q (S, H, D), k, v (N, Hk, D), `cu_seqlens` (documents + 1,) int32 from 0 to S; `cu_seqlens_k` where keys
     have other lengths. causal, window: the last query stands beside the last key, |i' - j| < window. softcap:
     c · tanh(t / c). scale: 1 / sqrt(D) if None. A query that sees no key gives zero.
-    return_lse: also log Σ exp (B, H, S) or (H, S) float32. Differentiable in q, k, v,
-    through lse as well. Raises ValueError for what does not fit.
+    return_lse: also log Σ exp (B, H, S) or (H, S) float32. Differentiable in q, k, v, through lse as well. Raises
+    ValueError for what does not fit.
     """
     name, packed, rule = "flash_attention", cu_seqlens is not None, Rule(causal, window, softcap, scale)
     check_attention(name, q, k, v, packed, rule)
@@ -421,8 +419,9 @@ def flash_attention(
         raise ValueError(f"{name}: heads of {q.shape[-1]} values; give at most {WIDEST_HEAD}")
     other = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
     if cu_seqlens is not None and other is not None:
-        check_documents(name, cu_seqlens, q.shape[0])
-        check_documents(name, other, k.shape[0])
+        check_documents(name, cu_seqlens, q)
+        check_documents(name, other, k)
+        cu_seqlens, other = cu_seqlens.contiguous(), other.contiguous()
         if other.numel() != cu_seqlens.numel():
             raise ValueError(f"{name}: {cu_seqlens.numel() - 1} documents of queries, {other.numel() - 1} of keys")
     elif cu_seqlens_k is not None:

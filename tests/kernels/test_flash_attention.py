@@ -187,6 +187,15 @@ def test_scores_far_from_zero_do_not_overflow(device: str) -> None:
     assert_close("lse", lse, definition(q * 1e3, k * 1e3, v, return_lse=True)[1])
 
 
+def test_where_the_kernels_cannot_run_the_definition_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "use_kernel", lambda *_, **__: False)
+    cu = torch.tensor([0, 4, 9])
+    q, k, v = (x[0] for x in qkv(1, 9, 9, (2, 1), 8))
+    rule: dict[str, Any] = {"causal": True, "window": 3, "softcap": 2.0, "scale": 0.4, "cu_seqlens": cu}
+    got, expected = (function(q, k, v, return_lse=True, **rule) for function in (flash_attention, definition))
+    assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
+
+
 CARDS = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0), (13, 7)]
 
 
@@ -240,6 +249,7 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], said: str) -> None:
         (torch.tensor([0, 3]), "cu_seqlens runs from 0 to 3; wanted 0 to 4, rising"),
         (torch.tensor([1, 4]), "cu_seqlens runs from 1 to 4; wanted 0 to 4, rising"),
         (torch.tensor([0, 3, 2, 4]), "rising"),
+        (torch.zeros(2, dtype=torch.int32, device="meta"), "cu_seqlens is on meta, the tokens on cpu"),
         (torch.tensor([0.0, 4.0]), r"cu_seqlens is torch.float32 \(2,\); give int32 or int64"),
     ],
 )
