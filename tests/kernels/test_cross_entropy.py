@@ -156,6 +156,17 @@ def test_no_rows_give_zero(device: str) -> None:
     assert loss.item() == 0 and x.grad is not None and x.grad.shape == (0, 5)
 
 
+def test_where_no_kernel_runs_the_definition_does_with_the_same_words(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    x, labels = made(7, 11, torch.float32, device, ignored=3)
+    options: dict[str, Any] = {"ignore_index": 3, "label_smoothing": 0.1, "softcap": 2.0, "z_loss": 0.1}
+    options |= {"reduction": "sum"}
+    expected = cross_entropy(x, labels, **options)
+    monkeypatch.setattr("speechkit_kernels.cross_entropy.use_kernel", lambda *_, **__: False)
+    assert_close("loss", cross_entropy(x, labels, **options, inplace=True), expected)
+
+
 X, LABELS = torch.zeros(2, 4), torch.zeros(2, dtype=torch.long)
 
 

@@ -88,6 +88,15 @@ def test_the_definitions_are_the_gated_units_of_llama_and_gemma() -> None:
         assert_close("mlp", mlp.down_proj(ours(mlp.gate_proj(x), mlp.up_proj(x))).detach(), mlp(x).detach())
 
 
+def test_where_no_kernel_runs_the_definition_does(
+    pair: tuple[Callable[..., torch.Tensor], ...], monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    gate, up = torch.randn(2, 3, 7, device=device)
+    expected = pair[0](gate, up)
+    monkeypatch.setattr("speechkit_kernels.glu.use_kernel", lambda *_, **__: False)
+    assert_close("y", pair[0](gate, up), expected)
+
+
 @pytest.mark.parametrize(
     ("gate", "up", "said"),
     [

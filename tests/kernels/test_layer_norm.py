@@ -88,6 +88,13 @@ def test_what_is_frozen_gets_no_gradient_and_changes_none(frozen: tuple[str, ...
             assert_close(name, ours[name], found[name])
 
 
+def test_where_no_kernel_runs_the_definition_does(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    x, weight, bias = torch.randn(3, 8, device=device), *torch.randn(2, 8, device=device)
+    expected = layer_norm(x, weight, bias, 0.1)
+    monkeypatch.setattr("speechkit_kernels.layer_norm.use_kernel", lambda *_, **__: False)
+    assert_close("y", layer_norm(x, weight, bias, 0.1), expected)
+
+
 @pytest.mark.parametrize(
     ("x", "weight", "bias", "said"),
     [

@@ -162,6 +162,18 @@ def test_a_chunk_is_half_a_gibibyte_of_logits(rows: int, vocabulary: int, size: 
     assert chunk * vocabulary * size <= module.CHUNK_BYTES or chunk == module.LEAST_CHUNK
 
 
+def test_where_no_kernel_runs_the_definition_does_with_the_same_words(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    (x, weight, bias), labels = made(7, torch.float32, device)
+    options: dict[str, Any] = {"ignore_index": 3, "label_smoothing": 0.1, "softcap": 2.0, "z_loss": 0.1}
+    options |= {"reduction": "sum"}
+    labels = labels.where(labels >= 0, 3)
+    expected = linear_cross_entropy(x, weight, labels, bias=bias, **options)
+    monkeypatch.setattr("speechkit_kernels.linear_cross_entropy.use_kernel", lambda *_, **__: False)
+    assert_close("loss", linear_cross_entropy(x, weight, labels, bias=bias, **options), expected)
+
+
 X, W, LABELS = torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(2, dtype=torch.long)
 
 

@@ -156,6 +156,18 @@ def test_no_tokens_give_no_tokens(shape: tuple[int, ...], device: str) -> None:
     assert turned.shape == shape and q.grad is not None
 
 
+def test_where_no_kernel_runs_the_definition_does_with_the_same_words(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    q, k = torch.randn(2, 3, 4, 8, device=device), torch.randn(2, 1, 4, 8, device=device)
+    cos, sin = (x.to(device) for x in table(9, 6, "pairs"))
+    options = {"positions": torch.tensor([8, 0, 1, 5], device=device), "rotary_dim": 6, "interleaved": True}
+    expected = rope(q, k, cos, sin, **options)
+    monkeypatch.setattr("speechkit_kernels.rope.use_kernel", lambda *_, **__: False)
+    for ours, theirs in zip(rope(q, k, cos, sin, **options, inplace=True), expected, strict=True):
+        assert_close("turned", ours, theirs)
+
+
 Q = torch.zeros(2, 4, 3, 8)
 FLAT = torch.zeros(3, 8)
 
