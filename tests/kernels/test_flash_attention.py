@@ -13,6 +13,7 @@ from speechkit_kernels.attention_tiles import head_block, registers, shared_byte
 from speechkit_kernels.flash_attention import flash_attention
 from speechkit_kernels.launch import hardware_of
 from speechkit_kernels.reference.attention import attention as definition
+from speechkit_kernels.reference.attention import attention_mask
 from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
@@ -55,13 +56,28 @@ def test_values_and_gradients_are_those_of_the_definition(
     assert_equal_to(both(flash_attention, **rule), both(definition, **rule), inputs)
 
 
+def eager(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, **rule: Any) -> torch.Tensor:
+    """As models compute it without a fused kernel: every step in the dtype of q, the softmax in float32."""
+    scores = torch.einsum("bshd,bnhd->bhsn", q, k) * q.shape[-1] ** -0.5
+    if "softcap" in rule:
+        scores = rule["softcap"] * torch.tanh(scores / rule["softcap"])
+    seen = attention_mask(q.shape[1], k.shape[1], causal=causal, window=rule.get("window"), device=q.device)
+    share = scores.float().masked_fill(~seen, float("-inf")).softmax(-1).to(q.dtype)
+    return torch.einsum("bhsn,bnhd->bshd", share, v)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rule", [{"causal": True}, {"window": 9, "softcap": 4.0}], ids=str)
-def test_half_precision_errs_at_most_twice_as_much_as_the_definition_in_it(
+def test_half_precision_errs_at_most_twice_as_much_as_attention_without_a_fused_kernel(
     dtype: torch.dtype, rule: dict[str, Any], device: str
 ) -> None:
+    """The definition is no measure here: it keeps the probabilities in float32, which no fast kernel does."""
     inputs = qkv(1, 48, 48, (1, 1), 32, device=device, dtype=dtype)
-    assert_equal_to(lambda *x: flash_attention(*x, **rule), lambda *x: definition(*x, **rule), inputs)
+    ours = results(lambda *x: flash_attention(*x, **rule), inputs)
+    plain = results(lambda *x: eager(*x, **rule), inputs)
+    truth = results(lambda *x: definition(*x, **rule), [x.float() for x in inputs])
+    for (name, got), (_, low), (_, exact) in zip(ours, plain, truth, strict=True):
+        assert_close(name, got, exact, low)
 
 
 @pytest.mark.parametrize("width", [1, 16, 40, 64, 96, 128, 256])
