@@ -191,6 +191,11 @@ def kind_of(x: torch.Tensor) -> tl.dtype:
     return tl.bfloat16 if x.dtype == torch.bfloat16 and x.is_cuda else tl.float32
 
 
+def warps_of_tile(rows: int, rank: int = 0) -> int:
+    """Warps that hold a tile's sums in registers; four spill on sm_90 where rows or rank are above 16."""
+    return 4 if max(rows, rank) <= 16 else 8
+
+
 def _launch_vector(x: torch.Tensor, weight: NF4Weight, bias: torch.Tensor | None) -> torch.Tensor:
     """(M, K) → (M, N)."""
     (outer, inner), rows = weight.shape, x.shape[0]
@@ -217,7 +222,7 @@ def launch_tile(
         x, weight.packed, *tables_of(weight), y if bias is None else bias, a, b, y, parts, tickets(x.device, tiles),
         x.stride(0), rows, outer, inner, rank, scale, each, KIND=kind_of(x), NESTED=weight.nested is not None,
         BIAS=bias is not None, LOW=low is not None, SPLITS=splits, ROWS=max(16, block_of(rows)), OUTER=OUTER,
-        GROUPS=GROUPS, RANK=max(16, block_of(rank)), num_warps=4, num_stages=3,
+        GROUPS=GROUPS, RANK=max(16, block_of(rank)), num_warps=warps_of_tile(rows, rank), num_stages=3,
     )  # fmt: skip
     return y
 
@@ -232,7 +237,7 @@ def _launch_backward(dy: torch.Tensor, weight: NF4Weight) -> torch.Tensor:
     _backward[(tiles, splits)](
         dy, weight.packed, *tables_of(weight), dx, parts, tickets(dy.device, tiles), dy.stride(0), rows, outer, inner,
         each, KIND=kind_of(dy), NESTED=weight.nested is not None, SPLITS=splits, ROWS=max(16, block_of(rows)),
-        OUTER=OUTER, GROUPS=GROUPS, num_warps=4, num_stages=3,
+        OUTER=OUTER, GROUPS=GROUPS, num_warps=warps_of_tile(rows), num_stages=3,
     )  # fmt: skip
     return dx
 

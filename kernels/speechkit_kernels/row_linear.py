@@ -15,14 +15,14 @@ import triton
 import triton.language as tl
 
 from speechkit_kernels.launch import FP8, Hardware, block_of, hardware_of, support
-from speechkit_kernels.nf4_linear import HALVES, TILE_ROWS, gather_parts, kind_of, shared_out
+from speechkit_kernels.nf4_linear import HALVES, TILE_ROWS, gather_parts, kind_of, shared_out, warps_of_tile
 from speechkit_kernels.reference.weights import RowWeight, row_quantise
 from speechkit_kernels.scratch import tickets
 from speechkit_kernels.weights import Plan, frozen_linear, library_product
 
 __all__ = ["RowWeight", "plan", "row_linear", "row_quantise"]
 
-OUTER, INNER = 64, 128  # rows and columns of W to a step
+OUTER, INNER = 64, 64  # rows and columns of W to a step
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def _launch_forward(x: torch.Tensor, weight: RowWeight, bias: torch.Tensor | Non
     _forward[(tiles, splits)](
         x, weight.values, weight.scale, y if bias is None else bias, y, parts, tickets(x.device, tiles), x.stride(0),
         rows, outer, inner, each, KIND=kind_of(x), BIAS=bias is not None, SPLITS=splits,
-        ROWS=max(16, block_of(rows)), OUTER=OUTER, INNER=INNER, num_warps=4, num_stages=3,
+        ROWS=max(16, block_of(rows)), OUTER=OUTER, INNER=INNER, num_warps=warps_of_tile(rows), num_stages=3,
     )  # fmt: skip
     return y
 

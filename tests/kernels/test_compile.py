@@ -28,7 +28,7 @@ def quantised(half: str) -> dict[str, str]:
 
 def case(kernel: str, half: str, cards: list[int], types: dict[str, str] | None = None, **constants: Any) -> Any:
     found = {"kernel": kernel, "types": quantised(half) | (types or {}), "cards": cards, "constants": constants}
-    return found | {"options": {"num_warps": 4}}
+    return found | {"options": {"num_warps": 8 if constants.get("ROWS") == 64 else 4}}
 
 
 PLAIN = {"absmax_ptr": "*fp32"}
@@ -46,9 +46,9 @@ CASES = [
     case("nf4_linear._backward", "bf16", [80, 90], KIND="tl.bfloat16", NESTED=True, SPLITS=4, ROWS=16, OUTER=64,
          GROUPS=2),
     case("row_linear._forward", "bf16", [80], {"value_ptr": "*i8"}, KIND="tl.bfloat16", BIAS=True, SPLITS=1, ROWS=16,
-         OUTER=64, INNER=128),
+         OUTER=64, INNER=64),
     case("row_linear._forward", "fp16", [89, 90], {"value_ptr": "*fp8e4nv"}, KIND="tl.float16", BIAS=True, SPLITS=4,
-         ROWS=16, OUTER=64, INNER=128),
+         ROWS=16, OUTER=64, INNER=64),
 ]  # fmt: skip
 
 
