@@ -1,8 +1,8 @@
 """Memory that is written, read once and written again: one buffer a device and stream, grown to the largest need.
 
 In: a shape. Out: a view that is valid inside the `with` alone. Kernels of one stream run in the order in which they
-were launched, so the next user cannot overwrite what the last one's kernel still reads; a lock keeps threads apart. A CUDA graph
-remembers the address: run the largest layer once before capturing, and free nothing while the graph is in use.
+were launched, so the next user cannot overwrite what the last one's kernel still reads; a lock keeps threads apart. A
+CUDA graph remembers the address: run the largest layer once before capturing, and free nothing while it is in use.
 """
 
 from __future__ import annotations
