@@ -1,4 +1,4 @@
-"""The quantiser of wav2vec 2.0: one entry of each codebook by a Gumbel choice, in one launch, gradients straight through.
+"""The quantiser of wav2vec 2.0: an entry of each codebook by a Gumbel choice, one launch, gradients straight through.
 
 Of frame n and codebook g, with logits l (V,), uniform numbers u and temperature τ, in float32:
 

@@ -11,9 +11,9 @@ more memory traffic than the arithmetic. So split taps and frames by R: k = c·R
     A_j[m, (t, i)] = x[m·R + j + t - left, i],   W[(t, i), (c, o)] = weight[o, i, c·R + t]
 
 A_j is R frames side by side in every row, and a row begins where the last one ended: a *view* of x, shifted by j frames.
-Nothing is copied, nothing computed twice, and each product is (frames / R) × (R·I) × (K/R·O), R of them a group: for
-wav2vec 2.0 large 2048 deep and 256 wide. What is left is a sum of K/R shifted numbers; one kernel adds them to the
-bias, applies GELU and writes the frames in order, while they are still in the cache.
+Nothing is copied or computed twice. Each product is (frames / R) × (R·I) × (K/R·O), R of them a group: 2048 deep
+and 256 wide for wav2vec 2.0 large. What is left is a sum of K/R shifted numbers; one kernel adds them to the bias, applies
+GELU and writes the frames in order, while they are still in the cache.
 
 Backward, with dz = dy · GELU'(z): dx is the same convolution of dz, taps reversed and channels exchanged; and
 dW = Σ_j A_jᵀ · D_j with D_j[m, (c, o)] = dz[(m - c)·R + j, o], the same views again.
@@ -162,9 +162,8 @@ class _PosConv(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, groups: int
     ) -> torch.Tensor:
-        needed = any(ctx.needs_input_grad)
         x = x.contiguous()
-        y, z = _correlate(x, weight, bias, groups, weight.shape[2] // 2, active=True, keep=needed)
+        y, z = _correlate(x, weight, bias, groups, weight.shape[2] // 2, active=True, keep=True)
         ctx.save_for_backward(x, weight, bias, z)
         ctx.groups = groups
         return y
@@ -210,4 +209,6 @@ def pos_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
         check_shape(name, "bias", bias, (hidden,))
     if not use_kernel(name, x):
         return definition(x, weight, bias, groups)
-    return _PosConv.apply(x, weight, bias, groups)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()):
+        return _PosConv.apply(x, weight, bias, groups)
+    return _correlate(x.contiguous(), weight, bias, groups, weight.shape[2] // 2, active=True, keep=False)[0]

@@ -72,7 +72,7 @@ def test_the_definition_writes_llama_cpps_bytes(kind: str, ggml: Any) -> None:
 def test_blocks_of_one_value_of_nought_and_with_outliers_are_as_good_as_llama_cpps(kind: str, ggml: Any) -> None:
     x = special()
     ours, theirs = definition(x, kind), ggml(x, kind)
-    assert equal_blocks(ours, theirs, kind) >= 0.9
+    assert equal_blocks(ours, theirs, kind) >= 0.97  # all, where the library was compiled without fused multiply-add
     for row in range(len(x)):
         error, allowed = (
             (read(packed[row : row + 1], kind) - x[row]).square().mean().sqrt() for packed in (ours, theirs)

@@ -61,6 +61,15 @@ def test_nothing_is_unfolded_in_memory(device: str) -> None:
     assert wide.numel() < 9 * x.numel() < 2 * views.numel()
 
 
+def test_without_gradients_it_is_the_same(device: str) -> None:
+    x, weight, bias = (t.to(device).requires_grad_() for t in inputs(2, 21, 8, 2, 6))
+    with torch.no_grad():
+        assert torch.equal(
+            pos_conv(x, weight, bias, groups=2), pos_conv(*(t.detach() for t in (x, weight, bias)), groups=2)
+        )
+        assert_close("y", pos_conv(x, weight, bias, groups=2), definition(x, weight, bias, 2))
+
+
 def test_views_and_frozen_weights(device: str) -> None:
     whole = torch.randn(4, 60, 16, device=device)
     weight = torch.randn(8, 4, 6, device=device) / 5

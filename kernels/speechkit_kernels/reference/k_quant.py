@@ -55,7 +55,8 @@ def search_affine(x: torch.Tensor, about: Kind) -> torch.Tensor:
     each rounds from the best minimum so far, and is solved for scale and minimum by least squares under the weights
     w = rms + |x|; the least Σ w · (scale · code + minimum - x)² stays.
     """
-    weight = x.abs() + (sum_of(x * x) / _like(x, 32.0)).sqrt()
+    rms = (sum_of(x * x) / _like(x, 32.0)).double().sqrt().float()  # a vector library's float32 root is off by a bit
+    weight = x.abs() + rms
     total, total_x = sum_of(weight), sum_of(weight * x)
     low, high = x.amin(dim=0).clamp(max=0.0), x.amax(dim=0)
     flat = high == low
