@@ -10,10 +10,10 @@ more memory traffic than the arithmetic. So split taps and frames by R: k = c·R
     z[m·R + j, o] = Σ_c Z_j[m + c, (c, o)],      Z_j = A_j · W,
     A_j[m, (t, i)] = x[m·R + j + t - left, i],   W[(t, i), (c, o)] = weight[o, i, c·R + t]
 
-A_j is R frames side by side in every row, and a row begins where the last one ended: a *view* of x, shifted by j frames.
-Nothing is copied or computed twice. Each product is (frames / R) × (R·I) × (K/R·O), R of them a group: 2048 deep
-and 256 wide for wav2vec 2.0 large. What is left is a sum of K/R shifted numbers; one kernel adds them to the bias, applies
-GELU and writes the frames in order, while they are still in the cache.
+A_j is R frames side by side in every row, and a row begins where the last one ended: a *view* of x, shifted by j.
+Nothing is copied or computed twice. Each product is (frames / R) × (R·I) × (K/R·O), R of them a group: 2048 deep and
+256 wide for wav2vec 2.0 large. What is left is a sum of K/R shifted numbers; one kernel adds them to the bias, applies
+GELU and writes the frames in order, while the cache still has them.
 
 Backward, with dz = dy · GELU'(z): dx is the same convolution of dz, taps reversed and channels exchanged; and
 dW = Σ_j A_jᵀ · D_j with D_j[m, (c, o)] = dz[(m - c)·R + j, o], the same views again.

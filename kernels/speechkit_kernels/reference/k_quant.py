@@ -102,12 +102,12 @@ def search_symmetric(x: torch.Tensor) -> torch.Tensor:
     nothing = size < SMALLEST
     peak = torch.where(nothing, 1.0, peak)
     weight = x * x
+    pulled = weight * x
     scale = best = used = torch.zeros_like(peak)
     for trial in [0, *range(-9, 0), *range(1, 10)]:
         inverse = -(torch.tensor(32.0) + torch.tensor(0.1) * trial).to(x.device) / peak
         codes = (inverse * x).round().clamp(-32, 31)
-        weighted = weight * x * codes
-        s_xl, s_ll = sum_of(weighted), sum_of(weight * codes * codes)
+        s_xl, s_ll = sum_of(pulled * codes), sum_of(weight * codes * codes)
         this = s_xl / torch.where(s_ll > 0, s_ll, 1.0)
         better = (s_ll > 0) & (s_xl * s_xl > best * s_ll) if trial else torch.ones_like(nothing)
         this = torch.where(s_ll > 0, this, 0.0)
