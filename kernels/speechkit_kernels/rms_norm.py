@@ -145,8 +145,8 @@ def rms_norm(
     name = "rms_norm"
     given = {"x": x, "weight": weight} | ({"residual": residual} if residual is not None else {})
     check_same(name, given)
-    if not x.dim():
-        raise ValueError(f"{name}: x has no dimension to normalise; give (…, H)")
+    if not x.dim() or not x.shape[-1]:
+        raise ValueError(f"{name}: x {tuple(x.shape)} has nothing to normalise in its last dimension; give (…, H)")
     check_shape(name, "weight", weight, x.shape[-1:])
     if residual is not None:
         check_shape(name, "residual", residual, x.shape)

@@ -81,7 +81,8 @@ def test_a_stream_that_leads_nowhere_brings_no_gradient(device: str) -> None:
         (torch.ones(2, 4), torch.ones(5), None, r"weight has shape \(5,\); wanted \(4,\)"),
         (torch.ones(2, 4), torch.ones(4), torch.ones(4), r"residual has shape \(4,\); wanted \(2, 4\)"),
         (torch.ones(2, 4, dtype=torch.int64), torch.ones(4), None, "x is torch.int64; give float32, float16"),
-        (torch.ones(()), torch.ones(1), None, "x has no dimension to normalise"),
+        (torch.ones(()), torch.ones(1), None, r"x \(\) has nothing to normalise"),
+        (torch.ones(2, 0), torch.ones(0), None, r"x \(2, 0\) has nothing to normalise"),
         (torch.ones(2, 4, device="meta"), torch.ones(4), None, "weight is on cpu, x on meta; put them on one device"),
     ],
 )
