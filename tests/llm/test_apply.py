@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_llms import tiny
 
 from speechkit.errors import ModelError, PlanError
 from speechkit.llm import apply_kernels, explain, undo_kernels
 from speechkit.llm.registry import PROFILES
 
-SIZE: dict[str, Any] = {
-    "vocab_size": 67, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,
-    "eos_token_id": 2,
-}  # fmt: skip
-MORE: dict[str, dict[str, Any]] = {
-    "qwen3_moe": {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [0]},
-    "mixtral": {"num_local_experts": 4},
-    "gemma2": {"query_pre_attn_scalar": 8, "sliding_window": 4},
-    "gemma3_text": {"query_pre_attn_scalar": 8, "sliding_window": 4},
-    "deepseek_v3": {
-        "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
-        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 16,
-        "first_k_dense_replace": 1, "num_key_value_heads": 4, "head_dim": 8,
-    },
-}  # fmt: skip
 TYPES = [kind for profile in PROFILES for kind in profile.model_types]
-
-
-def tiny(kind: str) -> Any:
-    torch.manual_seed(0)
-    transformers.logging.set_verbosity_error()
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZE, **MORE.get(kind, {})}))
-    for name, weight in model.named_parameters():  # norms begin as ones or zeros, which would hide an offset
-        if "norm" in name:
-            torch.nn.init.normal_(weight, std=0.3)
-    return model.eval()
 
 
 def loss_and_gradients(model: Any) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

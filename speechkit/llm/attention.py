@@ -1,0 +1,103 @@
+"""transformers' attention through `speechkit_kernels.attention`, by its own doors, under the name "speechkit".
+
+`register()` once, then `model.set_attn_implementation("speechkit")`. What a layer may see is told by transformers'
+mask: none where all keys are real and in order; a table where a batch is padded. A packed batch, documents one behind
+the other in one row, needs no table: where they begin is read from `cu_seq_lens_q` or from `position_ids`, which begin
+anew with each document; once a batch, not once a layer. Knows no model.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from speechkit_kernels.attention import attention
+from speechkit_kernels.attention_backends import Packing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["NAME", "register"]
+
+NAME = "speechkit"
+KNOWN = {  # causal, within a window, within documents: what `_attend` does itself
+    "causal_mask_function", "sliding_window_overlay", "and_masks", "packed_sequence_mask_function",
+    "remap_positions_for_packed_sequence",
+}  # fmt: skip
+
+
+def register() -> str:
+    """Make the name known to transformers; a second call changes nothing. Returns it."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, _mask)
+    return NAME
+
+
+def _mask(*, mask_function: Any, attention_mask: torch.Tensor | None = None, **rest: Any) -> torch.Tensor | None:
+    """None, or (B, 1, S, N) bool. Rows without padding get none: `_attend` knows order, window and documents."""
+    from transformers.masking_utils import sdpa_mask
+
+    whole = attention_mask is None and rest.get("q_length") == rest.get("kv_length") and not rest.get("use_vmap")
+    if whole and _names(mask_function) <= KNOWN:
+        return None
+    return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, **rest)
+
+
+def _names(function: Callable[..., Any]) -> set[str]:
+    """The functions that a mask of transformers is made of: they are closures over one another."""
+    found = {function.__qualname__.partition(".")[0]}
+    for cell in function.__closure__ or ():
+        held = cell.cell_contents
+        for one in held if isinstance(held, tuple) else (held,):
+            if callable(one) and hasattr(one, "__qualname__"):
+                found |= _names(one)
+    return found
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """query (B, H, S, D), key and value (B, Hk, N, D) → (B, S, H, D)."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    window, softcap = rest.get("sliding_window"), rest.get("softcap")
+    causal = rest.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
+    given: dict[str, Any] = {"scale": rest.get("scaling"), "softcap": softcap}
+    packing = _packing(q, k, rest) if attention_mask is None else None
+    if rest.get("dropout"):
+        raise ValueError("attention under the name speechkit has no dropout: set attention_dropout to 0")
+    if packing is not None:
+        out = attention(q[0], k[0], v[0], causal=causal, window=window, packing=packing, **given)[None]
+    elif attention_mask is not None:
+        seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask >= 0
+        out = attention(q, k, v, mask=seen, **given)
+    else:
+        out = attention(q, k, v, causal=causal, window=window, **given)
+    return out.contiguous(), None
+
+
+_LAST: list[Any] = [lambda: None, 0, None]  # the position_ids of the last packed batch, their version, its packing
+
+
+def _packing(q: torch.Tensor, k: torch.Tensor, rest: dict[str, Any]) -> Packing | None:
+    """Where the documents of one row lie, None where there is one alone or several rows."""
+    positions, ends = rest.get("position_ids"), rest.get("cu_seq_lens_q")
+    source = ends if ends is not None else positions
+    if source is None or q.shape[0] != 1 or q.shape[1] != k.shape[1] or (ends is None and source.dim() != 2):
+        return None
+    if _LAST[0]() is source and _LAST[1] == source._version:
+        return _LAST[2]
+    if ends is None:
+        starts = (source[0] == 0).nonzero().flatten().to(torch.int32)
+        ends = torch.cat([starts, starts.new_tensor([source.shape[1]])]) if len(starts) and not starts[0] else None
+    packing = Packing.of(ends.to(torch.int32)) if ends is not None and len(ends) > 2 else None
+    _LAST[:] = [weakref.ref(source), source._version, packing]
+    return packing
