@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Applied", "apply_kernels", "explain", "undo_kernels"]
 
-KINDS = ("norms", "gated units", "rotary positions")
+KINDS = ("norms", "gated units", "rotary positions", "attention")
 _PLACE = "_speechkit_kernels"
 _ROTARY = "apply_rotary_pos_emb"
 
@@ -39,7 +39,7 @@ class _Change:
     kind: str
     name: str
     parent: nn.Module = field(repr=False)
-    child: str = ""  # of the parent, where a module was exchanged
+    child: str = ""  # of the parent, where a module was exchanged; of attention the name it had
     original: nn.Module | None = field(default=None, repr=False)
 
 
@@ -57,7 +57,7 @@ class Applied:
 
 
 def apply_kernels(model: nn.Module, kinds: tuple[str, ...] = KINDS) -> Applied:
-    """Put kernels into `model`, in place; `kinds` are some of "norms", "gated units", "rotary positions".
+    """Put kernels into `model`, in place; `kinds` are some of `KINDS`.
 
     Outputs stay the same but for rounding. A second call puts in what is not in yet. Raises ModelError for a model
     whose family is not known, PlanError for a kind that does not exist.
@@ -75,6 +75,9 @@ def undo_kernels(model: nn.Module) -> int:
     """Take all kernels out again; how many modules were put back. The weights are those that the kernels had."""
     changes: list[_Change] = model.__dict__.pop(_PLACE, [])
     for change in reversed(changes):
+        if change.kind == "attention":
+            model.set_attn_implementation(change.child)  # type: ignore[operator]
+            continue
         if change.original is None:
             del change.parent.forward
             continue
@@ -166,8 +169,19 @@ def _rotary(model: nn.Module, profile: KernelProfile) -> Iterator[_Change]:
         yield _Change("rotary positions", name, module)
 
 
+def _attention(model: nn.Module, profile: KernelProfile) -> Iterator[_Change]:
+    from speechkit.llm.attention import NAME, register
+
+    config: Any = model.config
+    before = config._attn_implementation
+    if before == NAME or getattr(config, "attention_dropout", 0.0) or not profile.attends:
+        return
+    model.set_attn_implementation(register())  # type: ignore[operator]
+    yield _Change("attention", "", model, before)
+
+
 _MAKERS: dict[str, Callable[[nn.Module, KernelProfile], Iterator[_Change]]] = dict(
-    zip(KINDS, (_norms, _gated_units, _rotary), strict=True)
+    zip(KINDS, (_norms, _gated_units, _rotary, _attention), strict=True)
 )
 
 
@@ -220,7 +234,10 @@ def _activation(unit: nn.Module) -> str | None:
 
 
 def _left(model: nn.Module, profile: KernelProfile, found: dict[str, int]) -> Iterator[str]:
-    for kind, classes in zip(KINDS, (profile.norms, profile.mlps, profile.attentions), strict=True):
+    if "attention" not in found and profile.attends:
+        rate = getattr(model.config, "attention_dropout", 0.0)
+        yield f"attention by transformers' own{f': attention_dropout is {rate}, no kernel has one' if rate else ''}"
+    for kind, classes in zip(KINDS[:3], (profile.norms, profile.mlps, profile.attentions), strict=True):
         rest = [row for row in _children(model, classes) if "forward" not in row[3].__dict__]
         if kind == "rotary positions" and not classes:
             continue  # the profile says why

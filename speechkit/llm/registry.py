@@ -20,6 +20,7 @@ class KernelProfile:
     offset: float = 0.0  # added to their weights; Gemma keeps them around zero
     mlps: tuple[str, ...] = ()  # classes with gate_proj, up_proj, down_proj, or a gate_up_proj
     attentions: tuple[str, ...] = ()  # classes whose forward calls `apply_rotary_pos_emb` on (B, H, S, D)
+    attends: bool = True  # whether its attention can be handed to `speechkit.llm.attention`
     uncovered: tuple[str, ...] = ()  # what stays as it is, and why
 
 
@@ -97,7 +98,12 @@ PROFILES = (
         ("deepseek_v3",),
         ("DeepseekV3RMSNorm",),
         mlps=("DeepseekV3MLP",),
-        uncovered=(EXPERTS, "rotary positions: turned in pairs and written in halves, which no kernel here does"),
+        attends=False,
+        uncovered=(
+            "attention: keys are wider than values, which no kernel here takes",
+            EXPERTS,
+            "rotary positions: turned in pairs and written in halves, which no kernel here does",
+        ),
     ),
 )
 

@@ -94,12 +94,16 @@ def test_generation_with_a_cache_gives_the_same_tokens() -> None:
 
 def test_some_kinds_alone_and_a_second_call_adds_the_rest() -> None:
     model = tiny("llama")
+    before = model.config._attn_implementation
     first = apply_kernels(model, ("norms",))
     assert first.counts == {"norms": 5}
     assert any("2 gated units without a kernel, such as model.layers.0.mlp" in reason for reason in first.left)
-    assert apply_kernels(model).counts == {"norms": 5, "gated units": 2, "rotary positions": 2}
+    counts = {"norms": 5, "gated units": 2, "rotary positions": 2, "attention": 1}
+    assert apply_kernels(model).counts == counts
+    assert model.config._attn_implementation == "speechkit"
     assert "Llama: kernels in" in str(explain(model)) and not explain(model).left
-    assert undo_kernels(model) == 9 and undo_kernels(model) == 0
+    assert undo_kernels(model) == 10 and undo_kernels(model) == 0
+    assert model.config._attn_implementation == before
 
 
 def test_a_class_is_never_changed_and_a_second_model_is_left_alone() -> None:
@@ -118,5 +122,7 @@ def test_what_is_not_covered_is_listed() -> None:
 def test_unknown_families_and_kinds_are_refused_by_name() -> None:
     with pytest.raises(ModelError, match=r"no kernels are known for the model type 'gpt2'; known are llama, .*phi3"):
         apply_kernels(AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_layer=1, n_embd=8, n_head=2)))
-    with pytest.raises(PlanError, match="loss: no such kind; it can be norms, gated units, rotary positions"):
+    with pytest.raises(
+        PlanError, match="loss: no such kind; it can be norms, gated units, rotary positions, attention"
+    ):
         apply_kernels(tiny("llama"), ("loss",))
