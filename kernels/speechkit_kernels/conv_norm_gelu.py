@@ -25,7 +25,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, check_shape, programs, use_kernel
+from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, programs, use_kernel
 from speechkit_kernels.reference.conv_norm import conv_norm_gelu as definition
 
 __all__ = ["conv_norm_gelu"]
@@ -184,6 +184,7 @@ class _ConvNormGelu(torch.autograd.Function):
         )  # fmt: skip
 
 
+@on_its_device
 def conv_norm_gelu(
     x: torch.Tensor,
     weight: torch.Tensor,

@@ -29,7 +29,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, check_shape, rows_of, use_kernel, warps_of
+from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, rows_of, use_kernel, warps_of
 from speechkit_kernels.reference.losses import cross_entropy as definition
 
 __all__ = ["Loss", "checked", "cross_entropy", "launch_backward", "launch_forward", "reduced", "share_of"]
@@ -230,6 +230,7 @@ class _CrossEntropy(torch.autograd.Function):
         return dx.view(ctx.shape), None, None, None
 
 
+@on_its_device
 def cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,

@@ -26,7 +26,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, use_kernel
+from speechkit_kernels.launch import block_of, check_same, on_its_device, use_kernel
 from speechkit_kernels.lengths import counts_of
 from speechkit_kernels.reference.ctc import ctc_align as definition
 
@@ -154,6 +154,7 @@ def _defined(
     return Alignment(labels, scores, owners, totals)
 
 
+@on_its_device
 def ctc_align(
     log_probs: torch.Tensor,
     targets: torch.Tensor,

@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, check_shape, use_kernel
+from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, use_kernel
 from speechkit_kernels.lengths import counts_of
 from speechkit_kernels.reference.ctc import ctc_collapse as definition
 
@@ -154,6 +154,7 @@ def _launch_collapse(ids: torch.Tensor, scores: torch.Tensor, lengths: torch.Ten
     return Runs(tokens, firsts, lasts, confidences, counts)
 
 
+@on_its_device
 def ctc_greedy(log_probs: torch.Tensor, lengths: Sequence[int] | torch.Tensor | None = None, blank: int = 0) -> Runs:
     """Natural-log probabilities (B, F, V) → the runs of each row's best path, as `speechkit.asr.decode.runs` has them.
 
@@ -173,6 +174,7 @@ def ctc_greedy(log_probs: torch.Tensor, lengths: Sequence[int] | torch.Tensor | 
     return Runs(*definition(ids, scores, counts, blank))
 
 
+@on_its_device
 def ctc_collapse(
     ids: torch.Tensor,
     scores: torch.Tensor,

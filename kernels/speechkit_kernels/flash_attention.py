@@ -42,7 +42,7 @@ from speechkit_kernels.attention_parts import (
 )
 from speechkit_kernels.attention_rule import Rule, check_attention, check_documents
 from speechkit_kernels.attention_tiles import Tile, head_block, tiles
-from speechkit_kernels.launch import block_of, hardware_of, use_kernel
+from speechkit_kernels.launch import block_of, hardware_of, on_its_device, use_kernel
 from speechkit_kernels.reference.attention import attention as _definition
 
 __all__ = ["flash_attention"]
@@ -392,6 +392,7 @@ class _FlashAttention(torch.autograd.Function):
         return *_launch_backward(do, dlse, tuple(saved), cu_q, cu_k, ctx.rule), None, None, None
 
 
+@on_its_device
 def flash_attention(
     q: torch.Tensor,
     k: torch.Tensor,

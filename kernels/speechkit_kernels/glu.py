@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, check_shape, rows_of, use_kernel
+from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, rows_of, use_kernel
 from speechkit_kernels.reference import glu as reference
 
 __all__ = ["geglu", "swiglu"]
@@ -130,6 +130,7 @@ def _check(name: str, gate: torch.Tensor, up: torch.Tensor) -> None:
         raise ValueError(f"{name}: gate has no dimension; give (…, I)")
 
 
+@on_its_device
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) · up; (…, I) both, differentiable in both. float32 inside, dtype of gate outside.
 
@@ -141,6 +142,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return _GLU.apply(gate, up, SILU)
 
 
+@on_its_device
 def geglu(gate: torch.Tensor, up: torch.Tensor, approximate: str = "none") -> torch.Tensor:
     """gelu(gate) · up; (…, I) both, differentiable in both. float32 inside, dtype of gate outside.
 

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, check_shape, use_kernel
+from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, use_kernel
 from speechkit_kernels.lengths import counts_of
 from speechkit_kernels.reference.conv_norm import group_norm_gelu as definition
 
@@ -171,6 +171,7 @@ class _GroupNormGelu(torch.autograd.Function):
         return dx, None, dweight.to(weight.dtype), dbias.to(bias.dtype), None, None
 
 
+@on_its_device
 def group_norm_gelu(
     x: torch.Tensor,
     weight: torch.Tensor,

@@ -25,7 +25,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, check_shape, programs, use_kernel, warps_of
+from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, programs, use_kernel, warps_of
 from speechkit_kernels.reference.gumbel_vq import gumbel_vq as definition
 from speechkit_kernels.wide_bmm import wide_bmm
 
@@ -170,6 +170,7 @@ class _GumbelVQ(torch.autograd.Function):
         return dlogits, dcodebook, None, None, None, None
 
 
+@on_its_device
 def gumbel_vq(
     logits: torch.Tensor,
     codebook: torch.Tensor,

@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import check_same, use_kernel
+from speechkit_kernels.launch import check_same, on_its_device, use_kernel
 from speechkit_kernels.reference.k_quant import BYTES, SMALLEST, TYPES, Kind, pack
 from speechkit_kernels.reference.k_quant import k_quant as definition
 
@@ -148,6 +148,7 @@ def _search(x: torch.Tensor, about: Kind) -> torch.Tensor:
     return found
 
 
+@on_its_device
 def k_quant(x: torch.Tensor, kind: str) -> torch.Tensor:
     """Weights (N, K) of any float dtype → GGUF's bytes (N, K / 256 · bytes of a block) uint8, on the same device.
 

@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import lru_cache, wraps
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["Hardware", "Support", "block_of", "hardware_of", "programs", "rows_of", "support", "use_kernel"]
+__all__ = [
+    "Hardware",
+    "Support",
+    "block_of",
+    "hardware_of",
+    "on_its_device",
+    "programs",
+    "rows_of",
+    "support",
+    "use_kernel",
+]
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 OLDEST = (7, 5)  # T4: not supported by Triton any more, elementwise kernels compile
 MATMUL = (8, 0)  # below, every tl.dot is lowered to FMA (triton PR 5066)
@@ -89,6 +103,23 @@ def use_kernel(name: str, x: torch.Tensor, *, matmul: bool = False, width: int =
     if not found.value and (hardware.kind != "cpu" or hardware.interpreted):
         _warn_once(name, found.reason)
     return found.value
+
+
+def on_its_device(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A public function whose kernels are launched on the GPU of its first argument, also where another is current.
+
+    A backward pass needs no such care: autograd runs it with the device of the forward pass current.
+    """
+
+    @wraps(function)
+    def called(*args: Given.args, **options: Given.kwargs) -> Result:
+        device = getattr(next(chain(args, options.values()), None), "device", None)
+        if isinstance(device, torch.device) and device.type == "cuda":
+            with torch.cuda.device(device):
+                return function(*args, **options)
+        return function(*args, **options)
+
+    return called
 
 
 def rows_of(x: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,16 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, check_shape, programs, rows_of, use_kernel, warps_of
+from speechkit_kernels.launch import (
+    block_of,
+    check_same,
+    check_shape,
+    on_its_device,
+    programs,
+    rows_of,
+    use_kernel,
+    warps_of,
+)
 from speechkit_kernels.reference.layer_norm import layer_norm as definition
 
 __all__ = ["layer_norm"]
@@ -133,6 +142,7 @@ class _LayerNorm(torch.autograd.Function):
         return dx.view(dy.shape), dweight, None if dbias is None else dbias.to(ctx.bias_dtype), None
 
 
+@on_its_device
 def layer_norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, eps: float = 1e-5
 ) -> torch.Tensor:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from speechkit_kernels.cross_entropy import Loss, checked, launch_forward, reduced, share_of
-from speechkit_kernels.launch import check_same, check_shape, rows_of, use_kernel
+from speechkit_kernels.launch import check_same, check_shape, on_its_device, rows_of, use_kernel
 from speechkit_kernels.reference.losses import linear_cross_entropy as definition
 
 __all__ = ["chunk_of", "linear_cross_entropy"]
@@ -137,6 +137,7 @@ def _times(x: torch.Tensor | None, factor: torch.Tensor, dtype: torch.dtype) -> 
     return None if x is None else torch.mul(x, factor, out=torch.empty(x.shape, dtype=dtype, device=x.device))
 
 
+@on_its_device
 def linear_cross_entropy(
     x: torch.Tensor,
     weight: torch.Tensor,

@@ -25,7 +25,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from speechkit_kernels import nf4_linear
-from speechkit_kernels.launch import Hardware, check_same, check_shape, hardware_of, rows_of
+from speechkit_kernels.launch import Hardware, check_same, check_shape, hardware_of, on_its_device, rows_of
 from speechkit_kernels.nf4_linear import RANKS, LowRank, launch_tile
 from speechkit_kernels.reference.nf4 import NF4Weight
 from speechkit_kernels.weights import Plan, Weight, check_product, in_autocast
@@ -110,6 +110,7 @@ class _LoRALinear(torch.autograd.Function):
         return None if dx is None else dx.view(x.shape), dw, da, db, dbias, None
 
 
+@on_its_device
 def lora_linear(
     x: torch.Tensor,
     weight: torch.Tensor | Weight,

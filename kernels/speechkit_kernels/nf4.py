@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import check_same, check_shape, use_kernel
+from speechkit_kernels.launch import check_same, check_shape, on_its_device, use_kernel
 from speechkit_kernels.reference import nf4 as definition
 from speechkit_kernels.reference.nf4 import BLOCK, GRID, GROUP, SMALLEST, Nested, NF4Weight, middles_of
 
@@ -137,6 +137,7 @@ def _launch_dequantise(weight: NF4Weight, out: torch.Tensor) -> None:
     )
 
 
+@on_its_device
 def nf4_quantise(weight: torch.Tensor, *, nested: bool = True, grid: bool | None = None) -> NF4Weight:
     """(N, K) float → NF4Weight, in 4.127 bits a weight where nested, else 4.5.
 
@@ -155,6 +156,7 @@ def nf4_quantise(weight: torch.Tensor, *, nested: bool = True, grid: bool | None
     return NF4Weight(packed, absmax, (outer, inner), weight.dtype, definition.nf4_levels(weight.device), more)
 
 
+@on_its_device
 def nf4_dequantise(
     weight: NF4Weight, dtype: torch.dtype | None = None, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:

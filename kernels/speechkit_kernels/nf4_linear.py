@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import Hardware, block_of, hardware_of, programs, support
+from speechkit_kernels.launch import Hardware, block_of, hardware_of, on_its_device, programs, support
 from speechkit_kernels.nf4 import scale_of, tables_of
 from speechkit_kernels.reference.nf4 import BLOCK, NF4Weight
 from speechkit_kernels.scratch import tickets
@@ -284,6 +284,7 @@ def input_gradient(dy: torch.Tensor, weight: NF4Weight, onto: torch.Tensor | Non
     return dx if onto is None else onto.add_(dx)
 
 
+@on_its_device
 def nf4_linear(x: torch.Tensor, weight: NF4Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
     """(…, K) → (…, N) with a frozen 4-bit weight, differentiable once in x and bias.
 

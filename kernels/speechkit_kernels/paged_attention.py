@@ -25,7 +25,7 @@ from speechkit_kernels.attention_parts import LOG2E, capped, dot, precision
 from speechkit_kernels.attention_rule import Rule
 from speechkit_kernels.attention_tiles import head_block
 from speechkit_kernels.flash_attention import WIDEST_HEAD
-from speechkit_kernels.launch import block_of, check_same, check_shape, use_kernel
+from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, use_kernel
 from speechkit_kernels.reference.attention import paged_attention as _definition
 
 __all__ = ["paged_attention", "parts"]
@@ -147,6 +147,7 @@ def _launch(
     return o
 
 
+@on_its_device
 def paged_attention(
     q: torch.Tensor,
     k_cache: torch.Tensor,

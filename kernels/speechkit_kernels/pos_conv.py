@@ -27,7 +27,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, check_shape, use_kernel
+from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, use_kernel
 from speechkit_kernels.reference.pos_conv import fold_weight_norm
 from speechkit_kernels.reference.pos_conv import pos_conv as definition
 from speechkit_kernels.wide_bmm import wide_bmm
@@ -185,6 +185,7 @@ class _PosConv(torch.autograd.Function):
         return dx, dweight, dbias, None
 
 
+@on_its_device
 def pos_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, groups: int) -> torch.Tensor:
     """GELU of the grouped convolution over frames: x (B, F, H) → the same shape and dtype.
 

@@ -24,7 +24,16 @@ import triton
 import triton.language as tl
 
 from speechkit_kernels import reference
-from speechkit_kernels.launch import block_of, check_same, check_shape, programs, rows_of, use_kernel, warps_of
+from speechkit_kernels.launch import (
+    block_of,
+    check_same,
+    check_shape,
+    on_its_device,
+    programs,
+    rows_of,
+    use_kernel,
+    warps_of,
+)
 
 __all__ = ["rms_norm"]
 
@@ -129,6 +138,7 @@ class _RMSNorm(torch.autograd.Function):
         return dx, dweight, dx if ctx.added else None, None, None
 
 
+@on_its_device
 def rms_norm(
     x: torch.Tensor,
     weight: torch.Tensor,

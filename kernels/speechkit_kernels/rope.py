@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import block_of, check_same, use_kernel
+from speechkit_kernels.launch import block_of, check_same, on_its_device, use_kernel
 from speechkit_kernels.reference.rope import rope as definition
 
 __all__ = ["rope"]
@@ -138,6 +138,7 @@ class _Rope(torch.autograd.Function):
         return dq, dk, None, None
 
 
+@on_its_device
 def rope(
     q: torch.Tensor,
     k: torch.Tensor,

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechkit_kernels.launch import FP8, Hardware, block_of, hardware_of, support
+from speechkit_kernels.launch import FP8, Hardware, block_of, hardware_of, on_its_device, support
 from speechkit_kernels.nf4_linear import HALVES, TILE_ROWS, gather_parts, kind_of, shared_out, warps_of_tile
 from speechkit_kernels.reference.weights import RowWeight, row_quantise
 from speechkit_kernels.scratch import tickets
@@ -94,6 +94,7 @@ def product(
     return y if onto is None else onto.add_(y)
 
 
+@on_its_device
 def row_linear(x: torch.Tensor, weight: RowWeight, bias: torch.Tensor | None = None) -> torch.Tensor:
     """(…, K) → (…, N) with a frozen weight in int8 or float8, differentiable once in x and bias.
 
