@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, programs, use_kernel
 from speechkit_kernels.reference.conv_norm import conv_norm_gelu as definition
@@ -174,6 +175,7 @@ class _ConvNormGelu(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         *saved, shift = ctx.saved_tensors
         dx, (dweight, dbias, dshift) = _launch_backward(gradients[0], tuple(saved), shift, ctx.channels)
@@ -211,4 +213,5 @@ def conv_norm_gelu(
         check_shape(name, label, tensor, (x.shape[channels],))
     if x.shape[channels] > WIDEST or not use_kernel(name, x):
         return definition(x, weight, bias, eps, channels=channels, conv_bias=conv_bias)
-    return _ConvNormGelu.apply(x, weight, bias, conv_bias, eps, channels)
+    shift = None if conv_bias is None else conv_bias.contiguous()
+    return _ConvNormGelu.apply(x, weight.contiguous(), bias.contiguous(), shift, eps, channels)

@@ -103,7 +103,9 @@ def _align(p_ptr, targets_ptr, frames_ptr, tokens_ptr, buffer_ptr, moves_ptr, la
     for back in range(0, frames):
         at = tl.cast(frames - 1 - back, tl.int64)
         tl.store(owners_ptr + out + at, tl.where(state % 2 == 1, state // 2, -1))
-        move = tl.load(moves_ptr + at * bytes_a_frame + state // 4).to(tl.int32)
+        # what no path had reached by then has no pointer; a search among -inf or NaN gets there, and stays
+        reached = state // 4 <= tl.minimum(frames - back, tokens) // 2
+        move = tl.load(moves_ptr + at * bytes_a_frame + state // 4, mask=reached, other=0).to(tl.int32)
         state -= (move >> (2 * (state % 4))) & 3
     tl.debug_barrier()
     for first in range(0, longest, HALF):

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, rows_of, use_kernel
 from speechkit_kernels.reference import glu as reference
@@ -118,6 +119,7 @@ class _GLU(torch.autograd.Function):
         return _launch_forward(gate, up, kind)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         gate, up = ctx.saved_tensors
         return *_launch_backward(gradients[0], gate, up, ctx.kind), None

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, use_kernel
 from speechkit_kernels.lengths import counts_of
@@ -156,6 +157,7 @@ class _GroupNormGelu(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, lengths, weight, bias, mean, r = ctx.saved_tensors
         dy, (rows, channels, frames), groups = _dense(gradients[0]), x.shape, mean.shape[1]
@@ -198,4 +200,4 @@ def group_norm_gelu(
     counts = counts_of(name, "lengths", lengths, rows, frames, x.device, least=min(1, frames))
     if not use_kernel(name, x):
         return definition(x, counts, weight, bias, num_groups, eps)
-    return _GroupNormGelu.apply(x, counts, weight, bias, num_groups, eps)
+    return _GroupNormGelu.apply(x, counts, weight.contiguous(), bias.contiguous(), num_groups, eps)

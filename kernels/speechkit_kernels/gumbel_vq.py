@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, programs, use_kernel, warps_of
 from speechkit_kernels.reference.gumbel_vq import gumbel_vq as definition
@@ -75,6 +76,7 @@ def _forward(logits_ptr, u_ptr, mask_ptr, codebook_ptr, codes_ptr, indices_ptr, 
         logits = tl.load(logits_ptr + at, mask=known, other=float("-inf")).to(tl.float32)
         noisy = (logits + _noise(u_ptr, at, known, seed, SEEDED, EDGE)) * inverse_temperature
         _, index = tl.max(noisy, axis=0, return_indices=True, return_indices_tie_break_left=True)
+        index = tl.minimum(index, entries - 1)  # among NaN the winner may be a lane behind the last entry
         tl.store(indices_ptr + row, index.to(tl.int64))
         source = codebook_ptr + (tl.cast(group, tl.int64) * entries + index) * width
         for first in range(0, width, BLOCK_D):
@@ -145,6 +147,7 @@ class _GumbelVQ(torch.autograd.Function):
         return codes.flatten(1), indices, total / counted
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         logits, codebook, uniform, mask, indices, counted = ctx.saved_tensors
         (frames, groups, entries), width = logits.shape, codebook.shape[2]

@@ -106,17 +106,18 @@ def use_kernel(name: str, x: torch.Tensor, *, matmul: bool = False, width: int =
 
 
 def on_its_device(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """A public function whose kernels are launched on the GPU of its first argument, also where another is current.
+    """A public function whose kernels are launched on the first GPU among its arguments, also where another is current.
 
     A backward pass needs no such care: autograd runs it with the device of the forward pass current.
     """
 
     @wraps(function)
     def called(*args: Given.args, **options: Given.kwargs) -> Result:
-        device = getattr(next(chain(args, options.values()), None), "device", None)
-        if isinstance(device, torch.device) and device.type == "cuda":
-            with torch.cuda.device(device):
-                return function(*args, **options)
+        for given in chain(args, options.values()):
+            device = getattr(given, "device", None)
+            if isinstance(device, torch.device) and device.type == "cuda":
+                with torch.cuda.device(device):
+                    return function(*args, **options)
         return function(*args, **options)
 
     return called
@@ -151,7 +152,7 @@ def check_same(name: str, tensors: dict[str, torch.Tensor], floating: bool = Tru
     for label, tensor in tensors.items():
         if tensor.device != one.device:
             raise ValueError(f"{name}: {label} is on {tensor.device}, {first} on {one.device}; put them on one device")
-        if floating and not tensor.is_floating_point():
+        if floating and (not tensor.is_floating_point() or tensor.itemsize < 2):
             raise ValueError(f"{name}: {label} is {tensor.dtype}; give float32, float16 or bfloat16")
 
 

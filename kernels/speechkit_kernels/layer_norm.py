@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels.launch import (
     block_of,
@@ -85,11 +86,11 @@ def _backward(dy_ptr, x_ptr, weight_ptr, m_ptr, r_ptr, dx_ptr, dweight_ptr, dbia
 
 
 def _launch_forward(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float, shape: torch.Size
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(M, H) → y (M, H), m and r (M,)."""
+    """(M, H) → y (…, H) of `shape`, m and r (M,)."""
     rows, width = x.shape
-    y = torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device)  # no view of (M, H): those cannot be written over later
     m, r = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
     block = block_of(width)
     if rows:
@@ -127,12 +128,13 @@ class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
         flat = rows_of(x)
-        y, m, r = _launch_forward(flat, weight, bias, eps)
+        y, m, r = _launch_forward(flat, weight, bias, eps, x.shape)
         ctx.save_for_backward(flat, weight, m, r)
         ctx.bias_dtype = None if bias is None else bias.dtype
-        return y.view(x.shape)
+        return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, weight, m, r = ctx.saved_tensors
         dy = gradients[0]

@@ -29,6 +29,8 @@ def counts_of(
     if lengths is None:
         return torch.full((rows,), limit, dtype=torch.int64, device=device)
     given = torch.as_tensor(lengths)
+    if not given.numel() and not isinstance(lengths, torch.Tensor):
+        given = given.to(torch.int64)  # an empty list has no dtype of its own
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise ValueError(f"{name}: {label} are {given.dtype}; give whole numbers")
     if tuple(given.shape) != (rows,):

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, use_kernel
 from speechkit_kernels.reference.pos_conv import fold_weight_norm
@@ -169,6 +170,7 @@ class _PosConv(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, weight, bias, z = ctx.saved_tensors
         groups, (outputs, inner, taps) = ctx.groups, weight.shape
@@ -210,6 +212,7 @@ def pos_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
         check_shape(name, "bias", bias, (hidden,))
     if not use_kernel(name, x):
         return definition(x, weight, bias, groups)
+    bias = None if bias is None else bias.contiguous()
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()):
         return _PosConv.apply(x, weight, bias, groups)
     return _correlate(x.contiguous(), weight, bias, groups, weight.shape[2] // 2, active=True, keep=False)[0]

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels import reference
 from speechkit_kernels.launch import (
@@ -81,11 +82,11 @@ def _backward(dy_ptr, ds_ptr, s_ptr, weight_ptr, r_ptr, dx_ptr, dweight_ptr, dy_
 
 
 def _launch_forward(
-    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float, offset: float
+    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float, offset: float, shape: torch.Size
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(M, H) → y and s (M, H), r (M,)."""
+    """(M, H) → y and s (…, H) of `shape`, r (M,)."""
     rows, width = x.shape
-    y = torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device)  # no view of (M, H): those cannot be written over later
     s = torch.empty_like(y) if residual is not None else x
     r = torch.empty(rows, dtype=torch.float32, device=x.device)
     block, other = block_of(width), x if residual is None else residual
@@ -122,17 +123,18 @@ class _RMSNorm(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None, eps: float, offset: float
     ) -> Any:
         flat = None if residual is None else rows_of(residual)
-        y, s, r = _launch_forward(rows_of(x), flat, weight, eps, offset)
+        y, s, r = _launch_forward(rows_of(x), flat, weight, eps, offset, x.shape)
         ctx.save_for_backward(s, weight, r)
         ctx.offset, ctx.shape, ctx.added = offset, x.shape, residual is not None
-        return (y.view(x.shape), s.view(x.shape)) if ctx.added else y.view(x.shape)
+        return (y, s) if ctx.added else y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         s, weight, r = ctx.saved_tensors
         ds = rows_of(gradients[1]) if ctx.added and gradients[1] is not None else None
         dx, dweight = _launch_backward(
-            rows_of(gradients[0]), ds, s, weight, r, ctx.offset, trained=ctx.needs_input_grad[1]
+            rows_of(gradients[0]), ds, rows_of(s), weight, r, ctx.offset, trained=ctx.needs_input_grad[1]
         )
         dx = dx.view(ctx.shape)
         return dx, dweight, dx if ctx.added else None, None, None
@@ -162,4 +164,4 @@ def rms_norm(
         check_shape(name, "residual", residual, x.shape)
     if not use_kernel(name, x, width=x.shape[-1]):
         return reference.rms_norm(x, weight, eps, offset=offset, residual=residual)
-    return _RMSNorm.apply(x, weight, residual, eps, offset)
+    return _RMSNorm.apply(x, weight.contiguous(), residual, eps, offset)

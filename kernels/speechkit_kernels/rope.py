@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels.launch import block_of, check_same, on_its_device, use_kernel
 from speechkit_kernels.reference.rope import rope as definition
@@ -132,6 +133,7 @@ class _Rope(torch.autograd.Function):
         return turned
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         # not in place: others may hold the same gradient
         dq, dk = _launch(gradients[0], gradients[1], ctx.angles, back=True)
@@ -221,3 +223,15 @@ def _check_writable(q: torch.Tensor, k: torch.Tensor) -> None:
             raise ValueError(f"rope: {label} is a leaf that wants its gradient {cannot}")
         if any(step == 0 and size > 1 for size, step in zip(x.shape, x.stride(), strict=True)):
             raise ValueError(f"rope: {label} is expanded, one element stands for many, {cannot}")
+    if _share_heads(q, k):
+        raise ValueError(f"rope: q and k are the same memory, which would turn twice, {cannot}")
+
+
+def _share_heads(q: torch.Tensor, k: torch.Tensor) -> bool:
+    """Whether k has a head of q among its own, both being views of one tensor."""
+    if torch.compiler.is_compiling() or not q.numel() or not k.numel():  # a compiler's tensors have no memory
+        return False
+    if q.untyped_storage()._cdata != k.untyped_storage()._cdata:
+        return False
+    apart, head = k.storage_offset() - q.storage_offset(), max(q.stride(1), 1)
+    return not apart or (k.stride() == q.stride() and not apart % head and -k.shape[1] < apart // head < q.shape[1])

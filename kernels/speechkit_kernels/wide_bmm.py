@@ -8,7 +8,8 @@ __all__ = ["wide_bmm"]
 
 
 def wide_bmm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(B, M, K) · (B, K, N) → (B, M, N) float32; on a GPU half precision stays on the tensor cores."""
-    if a.dtype == b.dtype == torch.float32:
-        return torch.bmm(a, b)
-    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a.float(), b.float())
+    """(B, M, K) · (B, K, N) → (B, M, N) float32, under autocast too; on a GPU half stays on the tensor cores."""
+    with torch.autocast(a.device.type, enabled=False):
+        if a.is_cuda and a.dtype == b.dtype and a.itemsize == 2:
+            return torch.bmm(a, b, out_dtype=torch.float32)
+        return torch.bmm(a.float(), b.float())

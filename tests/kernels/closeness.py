@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 if TYPE_CHECKING:
@@ -51,3 +52,17 @@ def assert_equal_to(
     assert [name for name, _ in ours] == [name for name, _ in truth]
     for (name, got), (_, low), (_, exact) in zip(ours, plain, truth, strict=True):
         assert_close(name, got, exact, low)
+
+
+def assert_derived_once(
+    kernel: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]], inputs: Sequence[torch.Tensor]
+) -> None:
+    """A derivative of the derivative, which no kernel has, is an error: without one it would silently be zero."""
+    leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
+    found = kernel(*leaves)
+    outputs = found if isinstance(found, tuple) else (found,)
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    total = torch.stack([y.float().square().sum() for y in outputs]).sum()
+    gradients = torch.autograd.grad(total, wanted, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.stack([g.square().sum() for g in gradients]).sum().backward()

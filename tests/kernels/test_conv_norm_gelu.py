@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import speechkit_kernels.conv_norm_gelu as module
 import torch
-from closeness import assert_close, assert_equal_to, results
+from closeness import assert_close, assert_derived_once, assert_equal_to, results
 from speechkit_kernels.conv_norm_gelu import conv_norm_gelu
 from speechkit_kernels.reference.conv_norm import conv_norm_gelu as definition
 
@@ -91,6 +91,17 @@ def test_no_rows_and_no_frames_give_none_and_a_zero_gradient(device: str) -> Non
         y = conv_norm_gelu(torch.zeros(shape, device=device), weight, torch.ones(4, device=device))
         y.sum().backward()
         assert tuple(y.shape) == shape and weight.grad is not None and not weight.grad.any()
+
+
+def test_weights_with_gaps_are_read_element_by_element(device: str) -> None:
+    x, wide = torch.randn(2, 6, 5, device=device), torch.randn(3, 12, device=device)
+    options = {"channels": 1, "conv_bias": wide[2, ::2]}
+    found = conv_norm_gelu(x, wide[0, ::2], wide[1, ::2], **options)
+    assert_close("y", found, definition(x, wide[0, ::2], wide[1, ::2], **options))
+
+
+def test_it_is_derived_once(device: str) -> None:
+    assert_derived_once(conv_norm_gelu, [torch.randn(2, 6, 5, device=device), *torch.randn(2, 6, device=device)])
 
 
 @pytest.mark.parametrize(

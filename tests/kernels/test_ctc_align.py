@@ -119,6 +119,18 @@ def test_no_rows_no_frames_and_no_labels(device: str) -> None:
     torch.testing.assert_close(found.totals.float(), x[:, :, 0].sum(dim=1))
 
 
+@pytest.mark.parametrize("value", [float("-inf"), float("nan")], ids=["no path", "NaN"])
+def test_pointers_that_no_path_has_written_are_not_followed(
+    value: float, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """With labels in several blocks the trace back stands where no path was yet, and must not leave the row."""
+    monkeypatch.setattr(module, "PAIRS", 64)
+    targets = torch.randint(1, 9, (1, 90))
+    found = ctc_align(torch.full((1, 200, 9), value, device=device), targets.to(device))
+    owners, _ = definition(torch.full((1, 200, 9), value), targets, torch.tensor([200]), torch.tensor([90]))
+    assert torch.equal(found.owners.cpu(), owners)
+
+
 @pytest.mark.parametrize(
     ("targets", "lengths", "said"),
     [

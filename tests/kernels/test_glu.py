@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from closeness import assert_close, assert_equal_to
+from closeness import assert_close, assert_derived_once, assert_equal_to
 from speechkit_kernels.glu import geglu, swiglu
 from speechkit_kernels.reference import glu as reference
 
@@ -95,6 +95,10 @@ def test_where_no_kernel_runs_the_definition_does(
     expected = pair[0](gate, up)
     monkeypatch.setattr("speechkit_kernels.glu.use_kernel", lambda *_, **__: False)
     assert_close("y", pair[0](gate, up), expected)
+
+
+def test_it_is_derived_once(device: str) -> None:
+    assert_derived_once(swiglu, [torch.randn(3, 6, device=device) for _ in range(2)])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import speechkit_kernels.group_norm_gelu as module
 import torch
-from closeness import assert_close, assert_equal_to
+from closeness import assert_close, assert_derived_once, assert_equal_to
 from speechkit_kernels.group_norm_gelu import group_norm_gelu
 from speechkit_kernels.reference.conv_norm import group_norm_gelu as definition
 
@@ -79,6 +79,18 @@ def test_no_rows_and_no_frames_give_none_and_a_zero_gradient(device: str) -> Non
         weight = torch.ones(4, device=device, requires_grad=True)
         group_norm_gelu(torch.zeros(shape, device=device), weight, torch.ones(4, device=device), 2).sum().backward()
         assert weight.grad is not None and not weight.grad.any()
+
+
+def test_weights_with_gaps_are_read_element_by_element_and_no_rows_have_no_lengths(device: str) -> None:
+    x, wide = torch.randn(2, 6, 5, device=device), torch.randn(2, 12, device=device)
+    weight, bias = wide[:, ::2]
+    assert_close("y", group_norm_gelu(x, weight, bias, 3), definition(x, [5, 5], weight, bias, 3))
+    assert group_norm_gelu(x[:0], weight, bias, 3, []).shape == (0, 6, 5)
+
+
+def test_it_is_derived_once(device: str) -> None:
+    inputs = [torch.randn(2, 6, 5, device=device), *torch.randn(2, 6, device=device)]
+    assert_derived_once(lambda x, weight, bias: group_norm_gelu(x, weight, bias, 3), inputs)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from closeness import assert_close, assert_equal_to
+from closeness import assert_close, assert_derived_once, assert_equal_to
 from speechkit_kernels.gumbel_vq import Quantised, gumbel_vq
 from speechkit_kernels.reference.gumbel_vq import gumbel_noise
 from speechkit_kernels.reference.gumbel_vq import gumbel_vq as definition
@@ -112,6 +112,12 @@ def test_strided_inputs_no_frames_and_a_mask_of_none(device: str) -> None:
     assert none.codes.shape == (0, 24) and not none.usage.any()
     masked = gumbel_vq(logits, codebook, uniform=uniform, mask=torch.zeros(7, dtype=torch.bool, device=device))
     assert not masked.usage.any() and masked.perplexity.isfinite()
+
+
+def test_it_is_derived_once(device: str) -> None:
+    uniform = torch.rand(4, 2, 5, device=device)
+    given = [torch.randn(4, 2, 5, device=device), torch.randn(2, 5, 3, device=device)]
+    assert_derived_once(lambda x, c: parts(gumbel_vq(x, c, uniform=uniform)), given)
 
 
 @pytest.mark.parametrize(

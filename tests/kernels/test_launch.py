@@ -69,7 +69,8 @@ def test_kernels_are_launched_on_the_gpu_of_their_input(monkeypatch: pytest.Monk
     here, there = torch.ones(1), There()
     assert called(here, scale=2) == (here, 2) and not entered
     assert called(x=there) == (there, 1)
-    assert entered == [torch.device("cuda:1"), "left"]
+    assert called(here, there) == (here, there)
+    assert entered == [torch.device("cuda:1"), "left"] * 2
 
 
 def test_blocks_are_powers_of_two_that_hold_the_width() -> None:

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from closeness import assert_close, assert_equal_to
+from closeness import assert_close, assert_derived_once, assert_equal_to
 from speechkit_kernels.layer_norm import layer_norm
 from speechkit_kernels.reference.layer_norm import layer_norm as definition
 
@@ -93,6 +93,18 @@ def test_where_no_kernel_runs_the_definition_does(monkeypatch: pytest.MonkeyPatc
     expected = layer_norm(x, weight, bias, 0.1)
     monkeypatch.setattr("speechkit_kernels.layer_norm.use_kernel", lambda *_, **__: False)
     assert_close("y", layer_norm(x, weight, bias, 0.1), expected)
+
+
+def test_results_may_be_written_over(device: str) -> None:
+    x, weight = torch.randn(2, 3, 8, device=device, requires_grad=True), torch.ones(8, device=device)
+    layer_norm(x, weight).mul_(2).pow(3).sum().backward()
+    expected = torch.autograd.grad((2 * definition(x, weight)).pow(3).sum(), x)[0]
+    assert x.grad is not None
+    assert_close("dx", x.grad, expected)
+
+
+def test_it_is_derived_once(device: str) -> None:
+    assert_derived_once(layer_norm, [torch.randn(3, 6, device=device), torch.randn(6, device=device)])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from closeness import assert_close, assert_equal_to, results
+from closeness import assert_close, assert_derived_once, assert_equal_to, results
 from speechkit_kernels.pos_conv import fold_weight_norm, pos_conv
 from speechkit_kernels.reference.pos_conv import pos_conv as definition
 
@@ -83,6 +83,19 @@ def test_no_rows_and_no_frames_give_none_and_a_zero_gradient(device: str) -> Non
         y = pos_conv(torch.zeros(shape, device=device), weight, groups=2)
         y.sum().backward()
         assert tuple(y.shape) == shape and weight.grad is not None and not weight.grad.any()
+
+
+def test_a_bias_with_gaps_is_read_element_by_element_and_autocast_rounds_no_sums(device: str) -> None:
+    x, weight, _ = (t.to(device) for t in inputs(2, 21, 8, 2, 6))
+    bias = torch.randn(16, device=device)[::2]
+    truth = definition(x, weight, bias, 2)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert_close("y", pos_conv(x, weight, bias, groups=2), truth)
+
+
+def test_it_is_derived_once(device: str) -> None:
+    given = [t.to(device) for t in inputs(2, 11, 8, 2, 6)]
+    assert_derived_once(lambda x, weight, bias: pos_conv(x, weight, bias, groups=2), given)
 
 
 @pytest.mark.parametrize(

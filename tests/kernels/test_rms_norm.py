@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from closeness import assert_close, assert_equal_to
+from closeness import assert_close, assert_derived_once, assert_equal_to
 from speechkit_kernels import reference
 from speechkit_kernels.rms_norm import rms_norm
 
@@ -73,6 +73,28 @@ def test_a_stream_that_leads_nowhere_brings_no_gradient(device: str) -> None:
     assert x.grad is not None and residual.grad is not None
     assert_close("dx", x.grad, expected)
     assert torch.equal(x.grad, residual.grad)
+
+
+def test_a_weight_with_gaps_or_expanded_is_read_element_by_element(device: str) -> None:
+    x, weight = torch.randn(3, 6, device=device), torch.randn(12, device=device)
+    for one in (weight[::2], weight[:1].expand(6)):
+        assert_close("y", rms_norm(x, one), reference.rms_norm(x, one))
+
+
+def test_results_may_be_written_over_and_a_stream_that_backward_needs_says_so(device: str) -> None:
+    x, weight = torch.randn(2, 3, 8, device=device, requires_grad=True), torch.ones(8, device=device)
+    rms_norm(x, weight).mul_(2).pow(3).sum().backward()
+    expected = torch.autograd.grad((2 * reference.rms_norm(x, weight)).pow(3).sum(), x)[0]
+    assert x.grad is not None
+    assert_close("dx", x.grad, expected)
+    y, stream = rms_norm(x, weight, residual=x * 2)
+    stream += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_it_is_derived_once(device: str) -> None:
+    assert_derived_once(rms_norm, [torch.randn(3, 6, device=device), torch.randn(6, device=device)])
 
 
 @pytest.mark.parametrize(

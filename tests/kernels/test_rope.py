@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from closeness import assert_close, assert_equal_to
+from closeness import assert_close, assert_derived_once, assert_equal_to
 from speechkit_kernels.reference.rope import rope as definition
 from speechkit_kernels.rope import rope
 
@@ -170,6 +170,22 @@ def test_where_no_kernel_runs_the_definition_does_with_the_same_words(
 
 Q = torch.zeros(2, 4, 3, 8)
 FLAT = torch.zeros(3, 8)
+
+
+def test_q_and_k_that_share_heads_cannot_be_turned_in_place(device: str) -> None:
+    cos, sin = (x.to(device) for x in table(5, 8))
+    whole = torch.randn(2, 5, 6, 8, device=device).transpose(1, 2)
+    for q, k in ((whole, whole), (whole[:, :4], whole[:, 3:]), (whole[:, 2:], whole[:, :3])):
+        with pytest.raises(ValueError, match="rope: q and k are the same memory, which would turn twice"):
+            rope(q, k, cos, sin, inplace=True)
+    expected = definition(whole[:, 2:], whole[:, :2], cos, sin)
+    for ours, theirs in zip(rope(whole[:, 2:], whole[:, :2], cos, sin, inplace=True), expected, strict=True):
+        assert_close("turned", ours, theirs)
+
+
+def test_it_is_derived_once(device: str) -> None:
+    cos, sin = (x.to(device) for x in table(5, 8))
+    assert_derived_once(both(rope, cos, sin), [torch.randn(1, 2, 5, 8, device=device) for _ in range(2)])
 
 
 @pytest.mark.parametrize(
