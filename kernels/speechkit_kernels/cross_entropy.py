@@ -28,6 +28,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, rows_of, use_kernel, warps_of
 from speechkit_kernels.reference.losses import cross_entropy as definition
@@ -92,6 +93,9 @@ def _forward(x_ptr, label_ptr, loss_ptr, total_ptr, factor_ptr, x_step, factor_s
         if GRADIENT:
             _write_zeros(x_ptr, width, BLOCK)
         return
+    known = (label >= 0) & (label < width)
+    # here and not where it is needed: a warp that is ahead may by then have written its gradient over it
+    chosen = tl.load(x_ptr + label, mask=known, other=float("nan")).to(tl.float32)
     greatest = -1e30  # and not -inf, which minus itself is no number; less than any logit but -inf
     sums, all_z = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     for first in tl.range(0, width, BLOCK, num_stages=STAGES):
@@ -106,9 +110,7 @@ def _forward(x_ptr, label_ptr, loss_ptr, total_ptr, factor_ptr, x_step, factor_s
         if SMOOTH:
             all_z += tl.where(inside, z, 0.0)
     total = greatest + tl.log(tl.sum(sums, axis=0))
-    known = (label >= 0) & (label < width)
-    chosen = _capped(tl.load(x_ptr + label, mask=known, other=float("nan")).to(tl.float32), softcap, CAP)
-    loss = total - (1.0 - smoothing) * chosen + z_loss * total * total
+    loss = total - (1.0 - smoothing) * _capped(chosen, softcap, CAP) + z_loss * total * total
     if SMOOTH:
         loss -= smoothing * (tl.sum(all_z, axis=0) / width)
     tl.store(loss_ptr + row, loss)
@@ -204,7 +206,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, kind: Loss, inplace: bool) -> torch.Tensor:
         flat, share = rows_of(logits), share_of(labels, kind)
-        ctx.kind, ctx.shape, ctx.inplace = kind, logits.shape, inplace and ctx.needs_input_grad[0]
+        ctx.kind, ctx.shape, ctx.inplace = kind, logits.shape, inplace
         if ctx.inplace:
             ctx.late = logits.dtype == torch.float16
             loss, _ = launch_forward(flat, labels, kind, torch.ones_like(share) if ctx.late else share)
@@ -217,6 +219,7 @@ class _CrossEntropy(torch.autograd.Function):
         return reduced(loss, share, kind)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         factor = gradients[0].reshape(-1).float().contiguous()
         if not ctx.inplace:
@@ -263,7 +266,8 @@ def cross_entropy(
             logits, labels, ignore_index=ignore_index, label_smoothing=label_smoothing, softcap=softcap, z_loss=z_loss,
             reduction=reduction,
         )  # fmt: skip
-    loss = _CrossEntropy.apply(logits, labels.reshape(-1).contiguous(), kind, inplace)
+    wanted = torch.is_grad_enabled() and logits.requires_grad  # inside a Function it cannot be asked any more
+    loss = _CrossEntropy.apply(logits, labels.reshape(-1).contiguous(), kind, inplace and wanted)
     return loss.view(labels.shape) if reduction == "none" else loss
 
 

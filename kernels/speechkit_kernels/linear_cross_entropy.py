@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from speechkit_kernels.cross_entropy import Loss, checked, launch_forward, reduced, share_of
 from speechkit_kernels.launch import check_same, check_shape, on_its_device, rows_of, use_kernel
 from speechkit_kernels.reference.losses import linear_cross_entropy as definition
+from speechkit_kernels.weights import in_autocast
 
 __all__ = ["chunk_of", "linear_cross_entropy"]
 
@@ -114,6 +116,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return reduced(loss, share, kind)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         times, head = gradients[0].reshape(-1).float().contiguous(), ctx.head
         if ctx.again:
@@ -153,11 +156,13 @@ def linear_cross_entropy(
 ) -> torch.Tensor:
     """`cross_entropy` of x · weightᵀ + bias, with the memory of `chunk` rows of logits instead of all.
 
-    x: (…, H); weight: (V, H); bias: (V,); all of one dtype; labels: (…) integers. The other words as in
+    x: (…, H); weight: (V, H); bias: (V,); all of one dtype, or autocast's; labels: (…) integers. The other words as in
     `cross_entropy`. Without `chunk`, rows are chosen for half a gibibyte of logits. Returns float32, () or (…).
     Differentiable in x, weight and bias; what needs no gradient costs none. Raises ValueError for what does not fit.
     """
     name = "linear_cross_entropy"
+    x, weight = in_autocast(x), in_autocast(weight)
+    bias = None if bias is None else in_autocast(bias)
     kind = checked(name, labels, Loss(ignore_index, label_smoothing, float(softcap or 0), z_loss, reduction))
     _check(x, weight, labels, bias)
     rows = labels.numel()
@@ -169,6 +174,8 @@ def linear_cross_entropy(
             z_loss=z_loss, reduction=reduction,
         )  # fmt: skip
     size = chunk or chunk_of(rows, weight.shape[0], x.element_size())
+    if not torch.is_grad_enabled():  # a Function is told what requires a gradient, not whether one is wanted
+        x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
     loss = _LinearCrossEntropy.apply(x, weight, bias, labels.reshape(-1).contiguous(), kind, size)
     return loss.view(labels.shape) if reduction == "none" else loss
 

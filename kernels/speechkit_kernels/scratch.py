@@ -1,8 +1,11 @@
 """Memory that is written, read once and written again: one buffer a device and stream, grown to the largest need.
 
 In: a shape. Out: a view that is valid inside the `with` alone. Kernels of one stream run in the order in which they
-were launched, so the next user cannot overwrite what the last one's kernel still reads; a lock keeps threads apart. A
-CUDA graph remembers the address: run the largest layer once before capturing, and free nothing while it is in use.
+were launched, so the next user cannot overwrite what the last one's kernel still reads; a lock keeps threads apart.
+
+While a CUDA graph is captured nothing is shared: memory comes from that graph's own pool, which gives it out again to
+the next layer by itself. Graphs may be replayed on other streams, beside each other, and after what is held here is
+freed; and a buffer first zeroed inside a capture would not be zero until a replay.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ _TICKETS: dict[tuple[torch.device, int], torch.Tensor] = {}
 def scratch(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[torch.Tensor]:
     """Uninitialised `shape` of `dtype`, lent until the block ends. Not to be asked for again inside."""
     size = math.prod(shape) * dtype.itemsize
+    if _capturing(device):
+        yield torch.empty(shape, dtype=dtype, device=device)
+        return
     with _LOCK:
         key = _key(device)
         held = _BUFFERS.get(key)
@@ -41,6 +47,8 @@ def scratch(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) ->
 
 def tickets(device: torch.device, count: int) -> torch.Tensor:
     """(≥ count,) int32, all zero. Who counts in it leaves it zero, so that no launch is spent on that."""
+    if _capturing(device):
+        return torch.zeros(count, dtype=torch.int32, device=device)
     key = _key(device)
     with _LOCK:
         held = _TICKETS.get(key)
@@ -57,6 +65,10 @@ def free_scratch() -> int:
         _BUFFERS.clear()
         _TICKETS.clear()
     return freed
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _key(device: torch.device) -> tuple[torch.device, int]:

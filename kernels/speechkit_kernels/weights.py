@@ -18,6 +18,8 @@ from torch.nn.functional import linear
 from speechkit_kernels.launch import check_same, check_shape, rows_of
 from speechkit_kernels.scratch import scratch
 
+CAST = (torch.float32, torch.float16, torch.bfloat16)  # what autocast casts
+
 __all__ = ["Plan", "Weight", "frozen_linear", "library_gradient", "library_product"]
 
 
@@ -98,7 +100,7 @@ def frozen_linear(name: str, x: torch.Tensor, weight: Weight, bias: torch.Tensor
 
 def in_autocast(x: torch.Tensor) -> torch.Tensor:
     """x as a matrix product under torch.autocast would take it."""
-    if not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
+    if x.dtype not in CAST or x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
         return x
     return x.to(torch.get_autocast_dtype(x.device.type))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from closeness import assert_close, assert_equal_to
+from closeness import assert_close, assert_derived_once, assert_equal_to
 from speechkit_kernels.cross_entropy import cross_entropy
 from speechkit_kernels.reference.losses import cross_entropy as definition
 
@@ -134,6 +134,20 @@ def test_without_gradient_in_place_leaves_the_logits_alone(device: str) -> None:
     before = x.clone()
     cross_entropy(x, torch.tensor([1, 2, 8], device=device), inplace=True)
     assert torch.equal(x, before)
+
+
+def test_under_no_grad_logits_that_have_a_gradient_are_left_alone_too(device: str) -> None:
+    x = torch.randn(3, 9, device=device, requires_grad=True)
+    logits = x * 1
+    with torch.no_grad():
+        cross_entropy(logits, torch.tensor([1, 2, 8], device=device), inplace=True)
+    assert torch.equal(logits, x)
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["apart", "in place"])
+def test_nothing_derives_it_twice(inplace: bool, device: str) -> None:
+    labels = torch.tensor([1, 2, 8], device=device)
+    assert_derived_once(of_logits(cross_entropy, labels, inplace=inplace), [torch.randn(3, 9, device=device)])
 
 
 def test_a_scaled_loss_scales_the_gradient_in_float16_before_it_is_rounded(device: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from closeness import assert_close, assert_equal_to
+from closeness import assert_close, assert_derived_once, assert_equal_to
 from speechkit_kernels import linear_cross_entropy as module
 from speechkit_kernels.linear_cross_entropy import chunk_of, linear_cross_entropy
 from speechkit_kernels.reference.losses import linear_cross_entropy as definition
@@ -105,6 +105,32 @@ def test_without_gradient_only_the_logits_are_computed(device: str) -> None:
     with Largest() as seen:
         linear_cross_entropy(x, weight, labels, chunk=2)
     assert seen.products == [(2, 37)] * 3
+    with Largest() as seen, torch.no_grad():  # validation while the head is trained
+        linear_cross_entropy(x.requires_grad_(), weight.requires_grad_(), labels, chunk=2)
+    assert seen.products == [(2, 37)] * 3
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_nothing_derives_it_twice(reduction: str, device: str) -> None:
+    inputs, labels = made(5, torch.float32, device)
+    assert_derived_once(of(linear_cross_entropy, labels, reduction=reduction, chunk=2), inputs)
+
+
+def test_under_autocast_products_are_in_its_dtype_and_gradients_in_that_of_the_inputs(device: str) -> None:
+    """A float32 head over float32 or half states, as autocast training has them."""
+    (x, weight, bias), labels = made(6, torch.float32, device)
+    leaves = [leaf.requires_grad_() for leaf in (x, weight, bias)]
+    low = [leaf.detach().bfloat16().requires_grad_() for leaf in leaves]
+    expected = linear_cross_entropy(low[0], low[1], labels, bias=low[2], chunk=4)
+    for states in (x, low[0].detach()):
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss = linear_cross_entropy(states, weight, labels, bias=bias, chunk=4)
+        assert loss.item() == expected.item()
+    gradients = torch.autograd.grad(linear_cross_entropy(*low[:2], labels, bias=low[2], chunk=4), low)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        loss = linear_cross_entropy(x, weight, labels, bias=bias, chunk=4)
+    for got, one in zip(torch.autograd.grad(loss, leaves), gradients, strict=True):
+        assert got.dtype == torch.float32 and torch.equal(got.bfloat16(), one)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
