@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
+
+try:
+    from hypothesis import HealthCheck, settings
+except ModuleNotFoundError:  # `pytest -m gpu tests/kernels` needs torch, triton and pytest alone
+    settings = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from speechkit import Recognizer
@@ -17,8 +21,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 # a busy machine is not a failing test: properties are judged by what they find, not by how fast
-settings.register_profile("speechkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("speechkit")
+if settings is not None:
+    settings.register_profile("speechkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("speechkit")
 
 
 def pytest_configure() -> None:

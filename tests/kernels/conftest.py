@@ -1,4 +1,13 @@
-"""Triton reads this once, when it is imported: kernels run on CPU tensors, interpreted. Memory comes poisoned."""
+"""Kernels are tested twice: interpreted on CPU tensors, which is the default, and compiled on a GPU.
+
+    pytest tests/kernels                                        no GPU: TRITON_INTERPRET=1 is set here
+    PYTHONPATH=kernels python -m pytest -m gpu tests/kernels    a machine with an NVIDIA GPU, from the repository's root
+
+Triton decides once a process whether it interprets, so a run does one or the other: it compiles where the mark
+expression chooses tests for being marked `gpu`. A test that takes `device` runs on "cpu" and, marked `gpu`, on "cuda".
+The second command needs torch, triton and pytest alone: a test that needs more (transformers, bitsandbytes, …) is
+skipped there with its reason. Memory comes poisoned.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +22,22 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 sys.path.insert(0, str(Path(__file__).parent))
+
+from mark_expression import asks_for_gpu
+
+UNNAMED = getattr(pytest, "HIDDEN_PARAM", "cpu")  # the default run's ids name no device; pytest before 8.4 does
+INTERPRETED = "kernels are interpreted in this process; `pytest -m gpu tests/kernels` compiles them"
+COMPILED = "kernels are compiled in this process; without `-m gpu` they are interpreted, on CPU tensors"
+NO_GPU = "no CUDA GPU here: `-m gpu` is for a machine that has one"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module here is imported, and with it Triton."""
+    if asks_for_gpu(config.option.markexpr):
+        os.environ["TRITON_INTERPRET"] = "0"
+    else:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +46,10 @@ def _seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def _poisoned_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """`torch.empty` gives NaN: an element that a kernel forgets to write, or reads too early, cannot go unseen."""
+    if request.node.get_closest_marker("gpu") and request.node.path.name == "test_attention.py":
+        return  # torch.compile, which FlexAttention needs on a GPU, takes torch's functions for what they are called
 
     def poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def made(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -39,6 +62,19 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
 
 
-@pytest.fixture
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+@pytest.fixture(params=[pytest.param("cpu", id=UNNAMED), pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """ "cpu" where kernels are interpreted; "cuda", marked `gpu`, where they are compiled."""
+    from triton import knobs
+
+    if request.param == "cpu":
+        if not knobs.runtime.interpret:
+            pytest.skip(COMPILED)
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.fail(NO_GPU, pytrace=False)
+    if knobs.runtime.interpret:
+        pytest.fail(INTERPRETED, pytrace=False)
+    # what is compared with must not be the rougher of the two: convolutions would round float32 to ten bits
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return "cuda"

@@ -8,8 +8,6 @@ import torch
 from speechkit_kernels.ctc_greedy import Runs, ctc_collapse, ctc_greedy
 from speechkit_kernels.reference.ctc import ctc_collapse as definition
 
-from speechkit.asr.decode import best_path, runs
-
 
 def peaky(rows: int, frames: int, width: int) -> torch.Tensor:
     """Log-probabilities whose winners change slowly, as a model's do: runs of one to many frames."""
@@ -18,6 +16,9 @@ def peaky(rows: int, frames: int, width: int) -> torch.Tensor:
 
 
 def assert_as_numpy(found: Runs, log_probs: torch.Tensor, lengths: list[int], blank: int) -> None:
+    pytest.importorskip("numpy", reason="speechkit.asr.decode, beside which this is tested, computes in NumPy")
+    from speechkit.asr.decode import best_path, runs
+
     for row, length in enumerate(lengths):
         expected = runs(best_path(log_probs[row, :length].float().cpu().numpy()), blank)
         got = found.row(row)
