@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from speechkit.llm.apply import Applied, apply_kernels, explain, undo_kernels
+from speechkit.llm.apply import KINDS, Applied, apply_kernels, explain, undo_kernels
 
-__all__ = ["Applied", "apply_kernels", "explain", "undo_kernels"]
+__all__ = ["KINDS", "Applied", "apply_kernels", "explain", "undo_kernels"]

@@ -65,7 +65,10 @@ def _attend(
     attention_mask: torch.Tensor | None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query (B, H, S, D), key and value (B, Hk, N, D) → (B, S, H, D)."""
+    """query (B, H, S, D), key (B, Hk, N, D), value (B, Hk, N, E) → (B, S, H, E)."""
+    width = value.shape[-1]
+    if width < key.shape[-1]:  # DeepSeek's: kernels want both of one width, and zeros stay zeros
+        value = torch.nn.functional.pad(value, (0, key.shape[-1] - width))
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     window, softcap = rest.get("sliding_window"), rest.get("softcap")
     causal = rest.get("is_causal")
@@ -81,7 +84,7 @@ def _attend(
         out = attention(q, k, v, mask=seen, **given)
     else:
         out = attention(q, k, v, causal=causal, window=window, **given)
-    return out.contiguous(), None
+    return out[..., :width].contiguous(), None
 
 
 _LAST: list[Any] = [lambda: None, 0, None]  # the position_ids of the last packed batch, their version, its packing

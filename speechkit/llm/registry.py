@@ -19,12 +19,13 @@ class KernelProfile:
     norms: tuple[str, ...]  # classes of RMS norms with `weight` and an epsilon
     offset: float = 0.0  # added to their weights; Gemma keeps them around zero
     mlps: tuple[str, ...] = ()  # classes with gate_proj, up_proj, down_proj, or a gate_up_proj
-    attentions: tuple[str, ...] = ()  # classes whose forward calls `apply_rotary_pos_emb` on (B, H, S, D)
-    attends: bool = True  # whether its attention can be handed to `speechkit.llm.attention`
+    experts: tuple[str, ...] = ()  # classes whose products of all experts at once call `_apply_gate` between them
+    attentions: tuple[str, ...] = ()  # classes whose forward calls a function of `speechkit.llm.forwards.TURNS`
     uncovered: tuple[str, ...] = ()  # what stays as it is, and why
 
 
-EXPERTS = "experts: transformers chooses their product itself (experts_implementation)"
+EXPERTS = "experts: their two products are transformers' choice (experts_implementation), ours is what stands between"
+LATENT = "keys and values: made whole from their latents by transformers; values are padded to the width of keys"
 
 PROFILES = (
     KernelProfile(
@@ -65,7 +66,7 @@ PROFILES = (
     ),
     KernelProfile(
         "Gemma 3",
-        ("gemma3_text",),
+        ("gemma3_text", "gemma3"),
         ("Gemma3RMSNorm",),
         offset=1.0,
         mlps=("Gemma3MLP",),
@@ -82,7 +83,17 @@ PROFILES = (
         "Mixtral",
         ("mixtral",),
         ("MixtralRMSNorm",),
+        experts=("MixtralExperts",),
         attentions=("MixtralAttention",),
+        uncovered=(EXPERTS,),
+    ),
+    KernelProfile(
+        "Qwen 2 MoE",
+        ("qwen2_moe",),
+        ("Qwen2MoeRMSNorm",),
+        mlps=("Qwen2MoeMLP",),
+        experts=("Qwen2MoeExperts",),
+        attentions=("Qwen2MoeAttention",),
         uncovered=(EXPERTS,),
     ),
     KernelProfile(
@@ -90,20 +101,27 @@ PROFILES = (
         ("qwen3_moe",),
         ("Qwen3MoeRMSNorm",),
         mlps=("Qwen3MoeMLP",),
+        experts=("Qwen3MoeExperts",),
         attentions=("Qwen3MoeAttention",),
         uncovered=(EXPERTS,),
+    ),
+    KernelProfile(
+        "DeepSeek V2",
+        ("deepseek_v2",),
+        ("DeepseekV2RMSNorm",),
+        mlps=("DeepseekV2MLP",),
+        experts=("DeepseekV2Experts",),
+        attentions=("DeepseekV2Attention",),
+        uncovered=(EXPERTS, LATENT),
     ),
     KernelProfile(
         "DeepSeek V3",
         ("deepseek_v3",),
         ("DeepseekV3RMSNorm",),
         mlps=("DeepseekV3MLP",),
-        attends=False,
-        uncovered=(
-            "attention: keys are wider than values, which no kernel here takes",
-            EXPERTS,
-            "rotary positions: turned in pairs and written in halves, which no kernel here does",
-        ),
+        experts=("DeepseekV3Experts",),
+        attentions=("DeepseekV3Attention",),
+        uncovered=(EXPERTS, LATENT),
     ),
 )
 

@@ -1,4 +1,7 @@
-"""Kernels by their definitions here: the interpreter, which tests/kernels turns on, is slow, and tests them there."""
+"""Kernels by their definitions here: the interpreter, which tests/kernels turns on, is slow, and tests them there.
+
+Tests marked `gpu` run them compiled.
+"""
 
 from __future__ import annotations
 
@@ -7,5 +10,6 @@ from speechkit_kernels import launch
 
 
 @pytest.fixture(autouse=True)
-def _definitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_triton", lambda: None)
+def _definitions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(launch, "_triton", lambda: None)

@@ -1,0 +1,117 @@
+"""What kernels are in a model, how each runs on its device, and what stays as it was: read off the model each time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from speechkit.llm.exchange import recipe_of, taken_in, why_not
+from speechkit.llm.forwards import activation_of
+from speechkit.llm.loss import head_reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+
+    from speechkit.llm.registry import KernelProfile
+
+__all__ = ["ATTENTION", "KINDS", "Applied", "attention_config", "matching", "one_by_one", "read"]
+
+KINDS = ("norms", "gated units", "rotary positions", "attention", "loss")
+ATTENTION = "_speechkit_attention"  # where a model keeps the name of the attention that it had
+
+
+@dataclass(frozen=True, repr=False)
+class Applied:
+    """What is in a model, and what is not, with the reason. Prints as a table."""
+
+    family: str
+    counts: dict[str, int]  # kind → modules
+    left: tuple[str, ...]  # what stays as it was, and why
+    runs: dict[str, str] = field(default_factory=dict)  # kind → kernel and how it runs on the model's device
+    device: str = ""  # the model's, with its dtype
+
+    def __str__(self) -> str:
+        lines = [f"{self.family} on {self.device}" if self.device else self.family]
+        for kind in KINDS:
+            if kind in self.counts:
+                lines.append(f"{self.counts[kind]:>5} {kind:<18}{self.runs.get(kind, '')}".rstrip())
+        if not self.counts:
+            lines.append("      no kernel in")
+        return "\n".join([*lines, *(["      as it was:"] if self.left else []), *(f"      – {x}" for x in self.left)])
+
+    __repr__ = __str__
+
+
+def read(model: Any, profile: KernelProfile) -> Applied:
+    """All of it, of the bare transformers model."""
+    found = [(recipe.kind, recipe.kernel) for _, _, recipe in taken_in(model)]
+    if ATTENTION in model.__dict__ and attention_config(model)._attn_implementation == "speechkit":
+        found.append(("attention", "attention"))
+    counts = Counter(kind for kind, _ in found)
+    weight = next(model.parameters())
+    dtype = model.dtype if not weight.is_floating_point() else weight.dtype
+    runs = {kind: _runs(kernel, weight.device, dtype) for kind, kernel in found}
+    left = [*profile.uncovered, *_left(model, profile, counts)]
+    device = f"{weight.device}, {str(dtype).removeprefix('torch.')}"
+    return Applied(profile.family, {kind: counts[kind] for kind in KINDS if counts[kind]}, tuple(left), runs, device)
+
+
+def matching(model: nn.Module, profile: KernelProfile, kind: str) -> list[tuple[str, nn.Module]]:
+    """Name and module of all that a kernel of this kind may go into; those that have it already are among them."""
+    if kind == "loss":
+        return [("", model)] if model.__class__.__name__.endswith(("ForCausalLM", "ForConditionalGeneration")) else []
+    wanted = {
+        "norms": profile.norms, "gated units": profile.mlps + profile.experts, "rotary positions": profile.attentions,
+    }.get(kind, ())  # fmt: skip
+    return [(name, module) for name, module in model.named_modules() if type(module).__name__ in wanted]
+
+
+def attention_config(model: Any) -> Any:
+    """The configuration whose attention can be chosen: of the text, where there are images too."""
+    return model.config.get_text_config()
+
+
+def _runs(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
+    """As `launch.support` decides it; what attention runs is decided call by call."""
+    from speechkit_kernels.launch import hardware_of, support
+
+    if kernel == "attention":
+        return "dispatched call by call: speechkit_kernels.attention.choose says to what, and why"
+    found = support(hardware_of(device), dtype)
+    how = f"{kernel}: {found.reason}" if found.value else f"{kernel} by its definition: {found.reason}"
+    return f"{how}; no logits in training" if kernel == "linear_cross_entropy" else how
+
+
+def _left(model: Any, profile: KernelProfile, counts: dict[str, int]) -> Iterator[str]:
+    for kind in KINDS:
+        rest = [(name, _reason(module, kind)) for name, module in matching(model, profile, kind)
+                if (recipe := recipe_of(module)) is None or recipe.kind != kind]  # fmt: skip
+        if kind == "loss" and kind in counts and (reason := head_reason(model)):
+            yield f"loss: {reason}, so that transformers' own is computed"
+        if kind == "loss" and rest:
+            yield f"loss by transformers' own: {rest[0][1]}"
+        elif rest:
+            yield f"{len(rest)} {kind} without a kernel, such as {rest[0][0]}: {rest[0][1]}"
+    if not counts.get("attention"):
+        rate = getattr(attention_config(model), "attention_dropout", 0.0)
+        why = f"attention_dropout is {rate}, no kernel has one" if rate else "not asked for"
+        yield f"attention by transformers' own: {why}"
+
+
+def _reason(module: Any, kind: str) -> str:
+    if reason := why_not(module):
+        return reason
+    if kind == "gated units" and activation_of(module) is None:
+        return f"no kernel has its activation, {type(getattr(module, 'act_fn', None)).__name__}"
+    if kind == "gated units" and one_by_one(module):
+        return "experts one after the other (experts_implementation is eager)"
+    return (head_reason(module) if kind == "loss" else "") or "not asked for"
+
+
+def one_by_one(module: Any) -> bool:
+    """Whether these are experts that transformers goes through one by one, without a place for a kernel."""
+    return hasattr(module, "_apply_gate") and module.config._experts_implementation == "eager"
