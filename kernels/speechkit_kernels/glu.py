@@ -43,8 +43,10 @@ def _activation(g, KIND: tl.constexpr):
         near = tl.minimum(tl.maximum(g, -30.0), 30.0)  # beyond, σ(z) is 0 or 1, and g³ might overflow
         z = 1.5957691216057308 * (near + 0.044715 * near * near * near)
         slope = 1.5957691216057308 * (1.0 + 0.134145 * near * near)
-    s = tl.sigmoid(z)
-    rest = tl.sigmoid(-z)  # 1 - s, without losing what is small
+    e = tl.exp(-tl.abs(z))  # at most 1
+    large = 1.0 / (1.0 + e)
+    small = e * large  # 1 - large, without losing what is small; one exponential for both
+    s, rest = tl.where(z < 0, small, large), tl.where(z < 0, large, small)
     return g * s, s * (1.0 + near * slope * rest)
 
 

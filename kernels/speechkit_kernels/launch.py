@@ -21,10 +21,12 @@ __all__ = [
     "Hardware",
     "Support",
     "block_of",
+    "each_of",
     "hardware_of",
     "on_its_device",
     "programs",
     "rows_of",
+    "stages_of",
     "support",
     "use_kernel",
 ]
@@ -137,6 +139,22 @@ def block_of(width: int) -> int:
 def warps_of(block: int) -> int:
     """Warps for one row of `block` elements: 8 to 16 elements a thread keeps loads wide and registers few."""
     return min(16, max(1, block // 512))
+
+
+def each_of(block: int) -> int:
+    """Programs of one row at a time that a multiprocessor is given: 16 warps, within what partial sums may cost."""
+    return min(8, max(2, 16 // warps_of(block)))
+
+
+def stages_of(width: int, *rows: torch.Tensor) -> int:
+    """Rows of `width` elements that a loop has in flight, +1: while one is summed up the next ones are on their way.
+
+    At most 64 KiB of shared memory, so that two programs fit; copied without registers only in pieces of 16 bytes.
+    """
+    size = width * sum(x.itemsize for x in rows)
+    if any(width * x.itemsize % 16 or x.stride(0) * x.itemsize % 16 for x in rows):
+        return 1
+    return max(1, min(3, 1 + 65_536 // max(size, 1)))
 
 
 def programs(device: torch.device, rows: int, each: int = 4) -> int:

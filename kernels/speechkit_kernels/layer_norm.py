@@ -28,9 +28,11 @@ from speechkit_kernels.launch import (
     block_of,
     check_same,
     check_shape,
+    each_of,
     on_its_device,
     programs,
     rows_of,
+    stages_of,
     use_kernel,
     warps_of,
 )
@@ -59,13 +61,13 @@ def _forward(x_ptr, weight_ptr, bias_ptr, y_ptr, m_ptr, r_ptr, x_step, width, ep
 
 @triton.jit
 def _backward(dy_ptr, x_ptr, weight_ptr, m_ptr, r_ptr, dx_ptr, dweight_ptr, dbias_ptr, dy_step, x_step, rows, width,
-              WEIGHT: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+              WEIGHT: tl.constexpr, BIAS: tl.constexpr, STAGES: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     program, others = tl.program_id(0), tl.num_programs(0)
     at = tl.arange(0, BLOCK)
     inside = at < width
     weight = tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
     dweight, dbias = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    for index in range(program, rows, others):
+    for index in tl.range(program, rows, others, num_stages=STAGES):
         row = tl.cast(index, tl.int64)
         dy = tl.load(dy_ptr + row * dy_step + at, mask=inside, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + row * x_step + at, mask=inside, other=0.0).to(tl.float32)
@@ -108,15 +110,15 @@ def _launch_backward(
     """(M, H) → dx (M, H), dweight and dbias (H,) float32 where they are trained."""
     rows, width = x.shape
     dx = torch.empty((rows, width), dtype=x.dtype, device=x.device)
-    shared = programs(x.device, rows)
+    block = block_of(width)
+    shared = programs(x.device, rows, each_of(block))
     partial = [
         torch.empty((shared if wanted else 1, width), dtype=torch.float32, device=x.device) for wanted in trained
     ]
-    block = block_of(width)
     if rows:
         _backward[(shared,)](
             dy, x, weight, m, r, dx, *partial, dy.stride(0), x.stride(0), rows, width,
-            WEIGHT=trained[0], BIAS=trained[1], BLOCK=block, num_warps=warps_of(block),
+            WEIGHT=trained[0], BIAS=trained[1], STAGES=stages_of(width, dy, x), BLOCK=block, num_warps=warps_of(block),
         )  # fmt: skip
     else:
         partial = [part.zero_() for part in partial]

@@ -29,9 +29,11 @@ from speechkit_kernels.launch import (
     block_of,
     check_same,
     check_shape,
+    each_of,
     on_its_device,
     programs,
     rows_of,
+    stages_of,
     use_kernel,
     warps_of,
 )
@@ -59,13 +61,13 @@ def _forward(x_ptr, residual_ptr, weight_ptr, y_ptr, s_ptr, r_ptr, x_step, resid
 
 @triton.jit
 def _backward(dy_ptr, ds_ptr, s_ptr, weight_ptr, r_ptr, dx_ptr, dweight_ptr, dy_step, ds_step, s_step, rows, width,
-              offset, ADD: tl.constexpr, TRAINED: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+              offset, ADD: tl.constexpr, TRAINED: tl.constexpr, STAGES: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     program, others = tl.program_id(0), tl.num_programs(0)
     at = tl.arange(0, BLOCK)
     inside = at < width
     weight = tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32) + offset
     dweight = tl.zeros((BLOCK,), tl.float32)
-    for index in range(program, rows, others):
+    for index in tl.range(program, rows, others, num_stages=STAGES):
         row = tl.cast(index, tl.int64)
         dy = tl.load(dy_ptr + row * dy_step + at, mask=inside, other=0.0).to(tl.float32)
         s = tl.load(s_ptr + row * s_step + at, mask=inside, other=0.0).to(tl.float32)
@@ -105,14 +107,15 @@ def _launch_backward(
     """(M, H) each → dx (M, H), dweight (H,) where the weight is trained."""
     rows, width = s.shape
     dx = torch.empty((rows, width), dtype=dy.dtype, device=dy.device)
-    shared = programs(dy.device, rows)
-    partial = torch.empty((shared if trained else 1, width), dtype=torch.float32, device=dy.device)
     block, other = block_of(width), dy if ds is None else ds
+    stages = stages_of(width, dy, s, *(() if ds is None else (ds,)))
+    shared = programs(dy.device, rows, each_of(block))
+    partial = torch.empty((shared if trained else 1, width), dtype=torch.float32, device=dy.device)
     if not rows:
         return dx, torch.zeros_like(weight) if trained else None
     _backward[(shared,)](
         dy, other, s, weight, r, dx, partial, dy.stride(0), other.stride(0), s.stride(0), rows, width, offset,
-        ADD=ds is not None, TRAINED=trained, BLOCK=block, num_warps=warps_of(block),
+        ADD=ds is not None, TRAINED=trained, STAGES=stages, BLOCK=block, num_warps=warps_of(block),
     )  # fmt: skip
     return dx, partial.sum(dim=0).to(weight.dtype) if trained else None
 

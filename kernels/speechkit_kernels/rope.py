@@ -234,4 +234,6 @@ def _share_heads(q: torch.Tensor, k: torch.Tensor) -> bool:
     if q.untyped_storage()._cdata != k.untyped_storage()._cdata:
         return False
     apart, head = k.storage_offset() - q.storage_offset(), max(q.stride(1), 1)
-    return not apart or (k.stride() == q.stride() and not apart % head and -k.shape[1] < apart // head < q.shape[1])
+    return bool(
+        not apart or (k.stride() == q.stride() and not apart % head and -k.shape[1] < apart // head < q.shape[1])
+    )

@@ -78,6 +78,15 @@ def test_blocks_are_powers_of_two_that_hold_the_width() -> None:
     assert [launch.warps_of(block) for block in (1, 512, 4096, 65_536)] == [1, 1, 8, 16]
 
 
+def test_norms_fill_a_multiprocessor_with_warps_and_its_shared_memory_with_rows() -> None:
+    assert [launch.each_of(block) for block in (1, 1024, 4096, 65_536)] == [8, 8, 2, 2]
+    half, single = torch.empty(3, 4096, dtype=torch.bfloat16), torch.empty(3, 4096)
+    assert [launch.stages_of(4096, *rows) for rows in ((half, half), (half,) * 3, (single,) * 3)] == [3, 3, 2]
+    wide = torch.empty(1, 65_536)
+    assert launch.stages_of(65_536, wide, wide) == 1, "more than there is"
+    assert launch.stages_of(4095, half[:, :4095]) == launch.stages_of(8, torch.empty(2, 9)[:, :8]) == 1, "odd"
+
+
 def test_rows_are_a_view_where_they_can_be() -> None:
     x = torch.arange(24.0).reshape(2, 3, 4)
     assert launch.rows_of(x).data_ptr() == x.data_ptr() and launch.rows_of(x).shape == (6, 4)
