@@ -26,7 +26,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("speechkit", "kernels"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=unwanted)
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -87,6 +88,13 @@ def test_wheel_holds_every_asset_both_packages_and_nothing_else(wheel: Path) -> 
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
+def test_wheel_holds_every_result_of_the_bench(wheel: Path) -> None:
+    results = {path.name: path.read_text() for path in (ROOT / "kernels/bench/results").glob("*.json")}
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name: archive.read(name).decode() for name in archive.namelist() if "/results/" in name}
+    assert results and held == {f"speechkit_kernels/results/{name}": text for name, text in results.items()}
+
+
 def test_embedded_assets_include_clips_and_a_model_and_stay_within_their_budget() -> None:
     assets = _assets()
     assert "speechkit/demo/clips/manifest.tsv" in assets and "speechkit/demo/models/en/model.safetensors" in assets
@@ -116,6 +124,11 @@ rate = wer([clip.text for clip in clips], [transcript.text for transcript in hea
 print(rate - demo.results("en")["clips"].wer)
 """
     assert abs(float(_run(clean, code, tmp_path))) <= 0.005
+
+
+def test_installed_wheel_shows_the_stored_figures_of_the_kernels(clean: Path, tmp_path: Path) -> None:
+    code = "from speechkit_kernels.figures import stored; print([one.name for one in stored()])"
+    assert "k_quant_cpu" in _run(clean, code, tmp_path)
 
 
 def test_installed_wheel_brings_the_command(clean: Path, tmp_path: Path) -> None:

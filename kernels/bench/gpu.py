@@ -5,11 +5,11 @@
                   check=lambda: ..., moved=2 * 8192 * 4096 * 2)
     bench.write()
 
-The first provider is ours; the others are divided by it. Providers take turns inside each round, so that whatever
-happens to the card happens to all of them; figures are medians with the 20 % and 80 % quantiles. Before each call the
-card is kept busy until the CPU has queued it, and its cache is overwritten: what is timed is the kernels. Nothing is
-measured before `check` has passed, and a check that fails ends the script without a result. A peer that cannot run
-is reported with the reason. Needs torch and triton alone. As a script it does nothing.
+The first provider is ours; the others are divided by it. Providers take turns (`speechkit_kernels.timing`); figures are
+medians with the 20 % and 80 % quantiles. Nothing is measured before `check` has passed, and a check that fails ends the
+script without a result. A peer that cannot run is reported with the reason. The results are part of the package
+`speechkit_kernels` (a link there leads here), so that notebook 08 shows them wherever it is installed. Needs torch and
+triton alone. As a script it does nothing.
 """
 
 from __future__ import annotations
@@ -22,22 +22,18 @@ import statistics
 import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from speechkit_kernels.agreement import errors
+from speechkit_kernels.timing import copy_bandwidth, interleaved, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "triton", "transformers", "liger_kernel", "bitsandbytes", "peft", "torchaudio", "flash_attn")
-ROUNDS = 60
-LEAST_ROUNDS = 12
-SECONDS = 10.0  # of a measurement: slow calls get fewer rounds, LEAST_ROUNDS at least
-WARM = 5
-BUSY_CYCLES = 1_000_000  # about half a millisecond in which the CPU queues the call
 
 
 @dataclass(frozen=True)
@@ -198,54 +194,8 @@ def agree(
 
     `direction` as in `passes`. The tolerance is for bfloat16, whose rounding is 2e-3 in this norm.
     """
-    directions = direction if isinstance(direction, list | tuple) else [direction]
-    found: list[list[torch.Tensor]] = []
-    for one, wide in ((function, False), (definition, True)):
-        leaves = [(x.detach().float() if wide and x.is_floating_point() else x.detach().clone()) for x in inputs]
-        wanted = [leaf.requires_grad_() for leaf, x in zip(leaves, inputs, strict=True) if x.requires_grad]
-        made = one(*leaves)
-        outputs = list(made) if isinstance(made, list | tuple) else [made]
-        towards = [dy.to(y.dtype) for dy, y in zip(directions, outputs, strict=True)]
-        gradients = torch.autograd.grad(outputs, wanted, towards) if wanted else ()
-        found.append([*(y.detach() for y in outputs), *gradients])
-    for at, (ours, truth) in enumerate(zip(*found, strict=True)):
-        error = ((ours.float() - truth).norm() / truth.norm().clamp(min=1e-20)).item()
-        what = f"output {at}" if at < len(directions) else f"gradient {at - len(directions)}"
+    for what, error in errors(function, definition, inputs, direction).items():
         assert error <= tolerance, f"{what} is off by {error:.1e} of its norm, allowed {tolerance:.0e}"
-
-
-def interleaved(
-    providers: Mapping[str, Callable[[], Any]], rounds: int | None = None, before: Callable[[], Any] | None = None
-) -> dict[str, list[float]]:
-    """Milliseconds of each provider, round by round; the order rotates. Without `rounds`, by `SECONDS`."""
-    calls = list(providers.items())
-    flush = _flush()
-    for _ in range(WARM):
-        first = {name: _time(call, flush, before) for name, call in calls}
-    if rounds is None:
-        rounds = int(max(LEAST_ROUNDS, min(ROUNDS, SECONDS * 1000 / max(1e-3, sum(first.values())))))
-    taken: dict[str, list[float]] = {name: [] for name, _ in calls}
-    for turn in range(rounds):
-        for at in range(len(calls)):
-            name, call = calls[(turn + at) % len(calls)]
-            taken[name].append(_time(call, flush, before))
-    return taken
-
-
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, 20 % and 80 % quantile."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    fifths = statistics.quantiles(values, n=5, method="inclusive")
-    return statistics.median(values), fifths[0], fifths[3]
-
-
-def copy_bandwidth(size: int = 2**30) -> float:
-    """GB/s of a copy on the device, read plus written: what a kernel that does nothing but move would reach."""
-    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    taken = interleaved({"copy": lambda: target.copy_(source)}, rounds=30)["copy"]
-    return 2 * size / statistics.median(taken) / 1e6
 
 
 def peak_bytes(call: Callable[[], Any]) -> int:
@@ -293,22 +243,3 @@ def table(row: Measured) -> str:
 def _ready(before: Callable[[], Any] | None) -> None:
     if before:
         before()
-
-
-def _time(call: Callable[[], Any], flush: torch.Tensor, before: Callable[[], Any] | None = None) -> float:
-    _ready(before)
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda._sleep(BUSY_CYCLES)
-    flush.zero_()
-    start.record()
-    result = call()
-    stop.record()
-    torch.cuda.synchronize()
-    del result
-    return start.elapsed_time(stop)
-
-
-@lru_cache
-def _flush() -> torch.Tensor:
-    """Four times the card's cache: after it is written nothing of the inputs is left there."""
-    return torch.empty(4 * torch.cuda.get_device_properties().L2_cache_size, dtype=torch.uint8, device="cuda")

@@ -7,13 +7,12 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from speechkit_kernels import figures, timing
+from speechkit_kernels.roofline import CARDS
 
 BENCH = Path(__file__).resolve().parents[2] / "kernels/bench"
 
@@ -31,18 +30,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Any:
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The module, on a card that is a clock: 1 ms asleep is 1 ms."""
     module = loaded(monkeypatch)
-
-    def clock(call: Callable[[], Any], flush: object, before: Callable[[], Any] | None) -> float:
-        if before:
-            before()
-        began = time.perf_counter()
-        call()
-        return (time.perf_counter() - began) * 1000
-
+    monkeypatch.setattr(timing, "_on_gpu", timing._on_cpu)
+    monkeypatch.setattr(timing, "SECONDS", 0.1)
     for name, fake in {
-        "require_gpu": lambda name: None, "copy_bandwidth": lambda: 100.0, "_time": clock, "_flush": lambda: None,
-        "peak_bytes": lambda call: 3 * 2**20, "environment": lambda: {"gpu": "a clock"}, "RESULTS": tmp_path,
-        "SECONDS": 0.1,
+        "require_gpu": lambda name: None, "copy_bandwidth": lambda: 100.0, "peak_bytes": lambda call: 3 * 2**20,
+        "environment": lambda: {"gpu": "a clock"}, "RESULTS": tmp_path,
     }.items():  # fmt: skip
         monkeypatch.setattr(module, name, fake)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a clock")
@@ -62,7 +54,15 @@ def test_a_peer_of_twice_the_time_has_ratio_two_and_one_that_fails_is_named(gpu:
     assert row.not_run == {"broken": "RuntimeError: out of memory"}
     bench.write()
     written = json.loads((tmp_path / "nap.json").read_text())
-    assert written["gpu"] == "a clock" and written["rows"][0]["providers"]["twice"]["rounds"] >= gpu.LEAST_ROUNDS
+    assert written["gpu"] == "a clock" and written["rows"][0]["providers"]["twice"]["rounds"] >= timing.LEAST_ROUNDS
+
+
+def test_what_the_bench_writes_is_what_the_package_reads(gpu: Any, tmp_path: Path) -> None:
+    bench = gpu.Bench("cross_entropy")
+    bench.measure("cross_entropy full", {"M": 8192, "V": 128_256}, {"ours": lambda: None}, check=lambda: None)
+    bench.write()
+    [row] = [row for row in figures.goals(CARDS[0], figures.stored(tmp_path)).rows if row[0] == "cross_entropy"]
+    assert row[-1].endswith("on a clock")
 
 
 def test_a_result_that_is_wrong_gives_no_figure(gpu: Any, tmp_path: Path) -> None:
@@ -101,6 +101,10 @@ def test_ours_must_run(gpu: Any) -> None:
 
     with pytest.raises(RuntimeError, match="no"):
         gpu.Bench("nap").measure("nap", {}, {"ours": broken, "torch": lambda: None}, check=lambda: None)
+
+
+def test_the_bench_writes_where_the_package_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(monkeypatch).RESULTS.resolve() == figures.RESULTS.resolve()
 
 
 def test_passes_give_the_gradients_that_autograd_gives_again_and_again(gpu: Any) -> None:
