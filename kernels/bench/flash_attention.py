@@ -19,7 +19,8 @@ from unittest.mock import patch
 
 import torch
 from gpu import Bench, interleaved, passes, require_gpu
-from speechkit_kernels import flash_attention as module
+from speechkit_kernels import flash_attention as forward
+from speechkit_kernels import flash_attention_backward as backward
 from speechkit_kernels.attention_tiles import Tile, Tiles, head_block, shared_bytes, shared_limit, tiles
 from speechkit_kernels.flash_attention import flash_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -145,7 +146,7 @@ def with_tile(chosen: Tiles, kernel: str, tile: Tile) -> Tiles:
 
 def timed(chosen: Tiles, kernel: str, inputs: list[torch.Tensor], dy: torch.Tensor) -> float | None:
     """Median milliseconds of the pass that `kernel` is in; None where the tile does not fit after all."""
-    with patch.object(module, "tiles", lambda *_: chosen):
+    with patch.object(forward, "tiles", lambda *_: chosen), patch.object(backward, "tiles", lambda *_: chosen):
         try:
             if kernel == "forward":
                 plain = [x.detach() for x in inputs]

@@ -8,7 +8,9 @@ import torch
 
 from speechkit_kernels.launch import check_same
 
-__all__ = ["Rule", "check_attention", "check_documents"]
+__all__ = ["Rule", "check_attention", "check_documents", "check_rule", "check_values"]
+
+MULTIPLIED = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,23 @@ def check_attention(name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
         raise ValueError(f"{name}: v has shape {tuple(v.shape)}; wanted that of k, {tuple(k.shape)}")
     if k.shape[-1] != q.shape[-1] or (not packed and k.shape[0] != q.shape[0]):
         raise ValueError(f"{name}: k has shape {tuple(k.shape)}, q {tuple(q.shape)}; wanted equal batch and head sizes")
-    heads, kv_heads = q.shape[-2], k.shape[-2]
+    check_rule(name, q.shape[-2], k.shape[-2], rule)
+
+
+def check_rule(name: str, heads: int, kv_heads: int, rule: Rule) -> None:
+    """Raise ValueError for heads that cannot share keys, and for numbers that mean nothing."""
     if not kv_heads or heads % kv_heads:
         raise ValueError(f"{name}: {heads} query heads cannot share {kv_heads} key heads; give a multiple of them")
     if rule.window is not None and rule.window < 1:
         raise ValueError(f"{name}: window is {rule.window}; a query sees at least itself, give 1 or more")
     if rule.softcap is not None and rule.softcap <= 0:
         raise ValueError(f"{name}: softcap is {rule.softcap}; give a number above zero, or None")
+
+
+def check_values(name: str, x: torch.Tensor) -> None:
+    """Raise ValueError for a dtype that no kernel multiplies."""
+    if x.dtype not in MULTIPLIED:
+        raise ValueError(f"{name}: q is {x.dtype}; give float32, float16 or bfloat16")
 
 
 def check_documents(name: str, cu: torch.Tensor, x: torch.Tensor) -> None:
@@ -51,6 +63,8 @@ def check_documents(name: str, cu: torch.Tensor, x: torch.Tensor) -> None:
         raise ValueError(f"{name}: cu_seqlens is {cu.dtype} {tuple(cu.shape)}; give int32 or int64 (documents + 1,)")
     if cu.device != x.device:
         raise ValueError(f"{name}: cu_seqlens is on {cu.device}, the tokens on {x.device}; put them on one device")
+    if cu.numel() == 1 and x.shape[0]:
+        raise ValueError(f"{name}: cu_seqlens names no document for {x.shape[0]} tokens; give one more end")
     if cu.device.type == "cpu":
         ends, rows = cu.tolist(), x.shape[0]
         if ends[0] != 0 or ends[-1] != rows or sorted(ends) != ends:

@@ -99,7 +99,8 @@ class _LoRALinear(torch.autograd.Function):
         flat = rows_of(dy)
         w = dense[0].to(x.dtype) if dense else ctx.weight
         low = LowRank(a.to(x.dtype), b.to(x.dtype), ctx.scale)
-        found = _launch_backward(flat, rows_of(x), w, low, ctx.needs_input_grad)
+        with torch.autocast(dy.device.type, enabled=False):  # in the dtype of forward, wherever backward is called
+            found = _launch_backward(flat, rows_of(x), w, low, ctx.needs_input_grad)
         dx, dw, da, db = (
             None if gradient is None else gradient.to(given.dtype)
             for gradient, given in zip(found, (x, dense[0] if dense else x, a, b), strict=True)

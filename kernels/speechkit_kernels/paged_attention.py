@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from speechkit_kernels.attention_parts import LOG2E, capped, dot, precision
-from speechkit_kernels.attention_rule import Rule
+from speechkit_kernels.attention_rule import Rule, check_rule, check_values
 from speechkit_kernels.attention_tiles import head_block
 from speechkit_kernels.flash_attention import WIDEST_HEAD
 from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, use_kernel
@@ -182,8 +182,9 @@ def paged_attention(
         raise ValueError(
             f"{name}: block_table has shape {tuple(block_table.shape)}; wanted ({batch}, pages a sequence)"
         )
-    if not kv_heads or heads % kv_heads:
-        raise ValueError(f"{name}: {heads} query heads cannot share {kv_heads} key heads; give a multiple of them")
+    check_values(name, q)
+    rule = Rule(False, window, softcap, scale)
+    check_rule(name, heads, kv_heads, rule)
     if width > WIDEST_HEAD:
         raise ValueError(f"{name}: heads of {width} values; give at most {WIDEST_HEAD}")
     if torch.is_grad_enabled() and any(x.requires_grad for x in given.values()):
@@ -191,4 +192,4 @@ def paged_attention(
     if not use_kernel(name, q, matmul=heads > kv_heads):
         return _definition(q, k_cache, v_cache, block_table, lengths, window=window, softcap=softcap, scale=scale)
     near = [x if x.stride(-1) == 1 else x.contiguous() for x in (q, k_cache, v_cache, block_table)]
-    return _launch(near[0], near[1], near[2], near[3], lengths.contiguous(), Rule(False, window, softcap, scale))
+    return _launch(near[0], near[1], near[2], near[3], lengths.contiguous(), rule)

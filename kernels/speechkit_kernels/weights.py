@@ -86,7 +86,8 @@ class _FrozenLinear(torch.autograd.Function):
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         flat, dx, dbias = rows_of(dy), None, None
         if ctx.needs_input_grad[0]:
-            dx = ctx.weight.input_gradient(flat).view(ctx.shape)
+            with torch.autocast(dy.device.type, enabled=False):  # in the dtype of forward, wherever backward is called
+                dx = ctx.weight.input_gradient(flat).view(ctx.shape)
         if ctx.needs_input_grad[1]:
             dbias = flat.sum(dim=0, dtype=torch.promote_types(flat.dtype, torch.float32)).to(ctx.bias_dtype)
         return dx, dbias, None

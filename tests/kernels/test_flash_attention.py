@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from closeness import assert_close, assert_equal_to, results
+from closeness import assert_close, assert_derived_once, assert_equal_to, results
+from speechkit_kernels import attention_launch
 from speechkit_kernels import flash_attention as module
+from speechkit_kernels import flash_attention_backward as backward
 from speechkit_kernels.attention_tiles import head_block, registers, shared_bytes, shared_limit, tiles
 from speechkit_kernels.flash_attention import flash_attention
 from speechkit_kernels.launch import hardware_of
@@ -147,7 +149,7 @@ def test_packed_queries_and_keys_of_other_lengths(device: str) -> None:
 
 
 def test_more_documents_than_are_looked_up_at_once(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    monkeypatch.setattr(module, "LOOKED_UP", 4)
+    monkeypatch.setattr(attention_launch, "LOOKED_UP", 4)
     cu = torch.tensor([0, 1, 2, 2, 3, 20, 20, 21, 22, 23], device=device)
     inputs = [x[0] for x in qkv(1, 23, 23, (1, 1), 16, device=device)]
     assert_equal_to(lambda *x: flash_attention(*x, cu_seqlens=cu), lambda *x: definition(*x, cu_seqlens=cu), inputs)
@@ -194,6 +196,46 @@ def test_nothing_gives_nothing_and_zero_gradients(sizes: tuple[int, int, int], d
     assert not any(x.any() for _, x in named)
     packed = torch.zeros(1, dtype=torch.int32, device=device)
     assert flash_attention(*(x[:0].flatten(0, 1) for x in inputs), cu_seqlens=packed).shape == (0, 2, 8)
+
+
+@pytest.mark.parametrize("window", [2**31 - 1, 2**40])
+def test_a_window_wider_than_any_sequence_leaves_nothing_out(window: int, device: str) -> None:
+    """Sums of positions and window stay within int32."""
+    inputs = qkv(1, 40, 50, (1, 1), 16, device=device)
+    wide = results(lambda *x: flash_attention(*x, causal=True, window=window), inputs)
+    for (name, got), (_, expected) in zip(
+        wide, results(lambda *x: flash_attention(*x, causal=True), inputs), strict=True
+    ):
+        assert torch.equal(got, expected), name
+
+
+def test_nothing_derives_it_twice(device: str) -> None:
+    assert_derived_once(flash_attention, qkv(1, 5, 5, (1, 1), 8, device=device))
+
+
+@pytest.mark.parametrize("trained", ["q", "k", "v", "kv"])
+def test_a_gradient_that_is_not_wanted_is_not_computed(
+    trained: str, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    named = dict(zip("qkv", qkv(1, 20, 20, (2, 1), 16, device=device), strict=True))
+    wanted = [x.requires_grad_() for name, x in named.items() if name in trained]
+    expected = torch.autograd.grad(definition(*named.values(), causal=True).square().sum(), wanted)
+    loss = flash_attention(*named.values(), causal=True).square().sum()
+    monkeypatch.setattr(backward, "_backward_keys" if trained == "q" else "_backward_queries", None)
+    for got, one in zip(torch.autograd.grad(loss, wanted), expected, strict=True):
+        assert_close("gradient", got, one)
+
+
+def test_under_autocast_it_is_in_the_dtype_of_autocast(device: str) -> None:
+    """As torch's own attention: rotated queries and keys may be float32 beside values in half."""
+    q, k, v = qkv(1, 6, 6, (1, 1), 16, device=device)
+    expected = flash_attention(*(x.bfloat16() for x in (q, k, v)))
+    q.requires_grad_()
+    with torch.autocast(device, dtype=torch.bfloat16):
+        o = flash_attention(q, k, v.bfloat16())
+    assert o.dtype == torch.bfloat16 and torch.equal(o, expected)
+    (dq,) = torch.autograd.grad(o.sum(), q)
+    assert dq.dtype == torch.float32
 
 
 def test_scores_far_from_zero_do_not_overflow(device: str) -> None:
@@ -251,6 +293,7 @@ def test_hopper_holds_wider_tiles_than_ada_and_float32_narrower_ones() -> None:
         ({"cu_seqlens": torch.tensor([0, 4])}, r"q has shape \(2, 4, 2, 8\); give \(S, H, D\) with cu_seqlens"),
         ({"cu_seqlens_k": torch.tensor([0, 4])}, "cu_seqlens_k without cu_seqlens"),
         ({x: torch.zeros(2, 4, 2, 257) for x in "qkv"}, "heads of 257 values; give at most 256"),
+        ({x: torch.zeros(2, 4, 2, 8).double() for x in "qkv"}, "q is torch.float64; give float32, float16 or bfloat16"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], said: str) -> None:
@@ -266,6 +309,7 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], said: str) -> None:
         (torch.tensor([1, 4]), "cu_seqlens runs from 1 to 4; wanted 0 to 4, rising"),
         (torch.tensor([0, 3, 2, 4]), "rising"),
         (torch.zeros(2, dtype=torch.int32, device="meta"), "cu_seqlens is on meta, the tokens on cpu"),
+        (torch.tensor([0]), "cu_seqlens names no document for 4 tokens; give one more end"),
         (torch.tensor([0.0, 4.0]), r"cu_seqlens is torch.float32 \(2,\); give int32 or int64"),
     ],
 )

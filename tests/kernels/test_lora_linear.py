@@ -182,6 +182,18 @@ def test_a_float32_pair_over_half_activations_gets_float32_gradients(device: str
         assert lora_linear(x, weight, a, b).dtype == BF16
 
 
+@pytest.mark.parametrize("kind", ["dense", "4-bit"])
+def test_a_backward_pass_called_under_autocast_is_in_the_dtype_of_the_forward_pass(kind: str, device: str) -> None:
+    weight = quantised(8, 64, device) if kind == "4-bit" else torch.randn(8, 64, device=device)
+    x, a, b, _ = (one.requires_grad_() for one in parts(70, 8, 64, 4, device, FULL))
+    y = lora_linear(x, weight, a, b).sum()
+    expected = torch.autograd.grad(y, (x, a, b), retain_graph=True)
+    with torch.autocast(device, dtype=BF16):
+        found = torch.autograd.grad(y, (x, a, b))
+    for got, one in zip(found, expected, strict=True):
+        assert torch.equal(got, one)
+
+
 def test_leading_dimensions_gaps_and_no_rows(device: str) -> None:
     weight, whole = quantised(6, 64, device), torch.randn(2, 4, 100, device=device)
     _, a, b, _ = parts(1, 6, 64, 3, device, FULL)

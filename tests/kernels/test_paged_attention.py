@@ -81,6 +81,9 @@ def test_a_long_cache_for_few_sequences_is_cut_and_for_many_is_not() -> None:
     assert parts(rows=0, keys=0, multiprocessors=132) == 1
 
 
+ALL = {"q": (2, 4, 16), "k_cache": (3, 4, 2, 16), "v_cache": (3, 4, 2, 16)}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -89,14 +92,18 @@ def test_a_long_cache_for_few_sequences_is_cut_and_for_many_is_not() -> None:
         ({"lengths": torch.ones(3, dtype=torch.int32)}, r"lengths has shape \(3,\); wanted \(2,\)"),
         ({"block_table": torch.zeros(1, 2, dtype=torch.int32)}, r"block_table has shape \(1, 2\); wanted \(2, pages"),
         ({"q": torch.zeros(2, 4, 16, requires_grad=True)}, "has no backward"),
+        ({"window": 0}, "window is 0; a query sees at least itself, give 1 or more"),
+        ({"softcap": 0.0}, "softcap is 0.0; give a number above zero, or None"),
+        (
+            {name: torch.zeros(shape).double() for name, shape in ALL.items()},
+            "q is torch.float64; give float32, float16 or bfloat16",
+        ),
         ({"q": torch.zeros(2, 4, 8)}, r"k_cache has shape \(3, 4, 2, 16\); wanted \(3, 4, 2, 8\)"),
     ],
 )
-def test_what_does_not_fit_is_named(change: dict[str, torch.Tensor], said: str) -> None:
-    given = {
-        "q": torch.zeros(2, 4, 16), "k_cache": torch.zeros(3, 4, 2, 16), "v_cache": torch.zeros(3, 4, 2, 16),
-        "block_table": torch.zeros(2, 2, dtype=torch.int32), "lengths": torch.ones(2, dtype=torch.int32),
-    }  # fmt: skip
+def test_what_does_not_fit_is_named(change: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {name: torch.zeros(shape) for name, shape in ALL.items()}
+    given |= {"block_table": torch.zeros(2, 2, dtype=torch.int32), "lengths": torch.ones(2, dtype=torch.int32)}
     with pytest.raises(ValueError, match=f"paged_attention: {said}"):
         paged_attention(**(given | change))
 
