@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from speechkit_kernels.attention_backends import RUN, Call, Packing, Pages, available
-from speechkit_kernels.attention_rule import Rule, check_attention
+from speechkit_kernels.attention_rule import MULTIPLIED, Rule, check_attention
 from speechkit_kernels.launch import OLDEST, Support, hardware_of
+from speechkit_kernels.weights import in_autocast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,6 +123,8 @@ def _why_not(name: str, case: Case) -> str:
         return _why_not_masked(case)
     if case.device != "cuda" or case.capability is None:
         return f"does not run on {case.card}"
+    if case.dtype not in MULTIPLIED:
+        return f"needs float32 or half precision, this is {str(case.dtype).removeprefix('torch.')}"
     if name == "sdpa_efficient":
         if case.dtype == torch.bfloat16 and case.capability < AMPERE:
             return f"{case.card} has no bfloat16"
@@ -154,6 +157,8 @@ def _why_not_triton(name: str, case: Case) -> str:
         return "has no backward"
     if case.mask == "given":
         return "takes no mask of one's own"
+    if case.dtype not in MULTIPLIED:
+        return f"needs float32 or half precision, this is {str(case.dtype).removeprefix('torch.')}"
     if name != "flex" and case.head_dim > 256:
         return f"heads of at most 256 values, these have {case.head_dim}"
     if case.device == "cpu" and name == "flex":
@@ -301,9 +306,14 @@ def attention(
         packing = Packing.of(packing)
     call = Call(Rule(causal, window, softcap, scale), packing, pages, mask)
     if pages is None:
+        q, k, v = in_autocast(q), in_autocast(k), in_autocast(v)
         check_attention("attention", q, k, v, packing is not None, call.rule)
     if packing is not None and (q.shape[0], k.shape[0]) != (packing.tokens, packing.tokens):
         raise ValueError(f"attention: {q.shape[0]} queries and {k.shape[0]} keys, packing has {packing.tokens} tokens")
+    if packing is not None and packing.cu_seqlens.device != q.device:
+        raise ValueError(
+            f"attention: packing is on {packing.cu_seqlens.device}, q on {q.device}; put them on one device"
+        )
     if mask is not None and (packing is not None or pages is not None):
         raise ValueError("attention: a mask beside packing or pages; give one of them")
     choice = _chosen(case_of(q, k, v, call), q.device)

@@ -164,8 +164,8 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
     return o.reshape(shape)
 
 
-@lru_cache(maxsize=64)
 def _even(documents: int, tokens: int, device: torch.device) -> Tensor:
+    """(documents + 1,) int32. Not kept: made while a CUDA graph is captured it would hold nothing until a replay."""
     return torch.arange(documents + 1, dtype=torch.int32, device=device) * tokens
 
 
@@ -201,10 +201,17 @@ def _block_mask(
     causal: bool, window: int | None, queries: int, keys: int, device: torch.device, packing: Packing | None
 ) -> Any:
     """Which blocks of 128 by 128 scores are needed; None: all."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
     if packing is None and not causal and window is None:
         return None
+    with torch.inference_mode(False):  # kept for all layers; made in that mode it could not serve training
+        return _block_mask_of(causal, window, queries, keys, device, packing)
+
+
+def _block_mask_of(
+    causal: bool, window: int | None, queries: int, keys: int, device: torch.device, packing: Packing | None
+) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
     lead = keys - queries
     document = None
     if packing is not None:

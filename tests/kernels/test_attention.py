@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from closeness import assert_close, assert_equal_to, results
+from speechkit_kernels import attention_backends as backends
 from speechkit_kernels.attention import CANDIDATES, Call, Case, Packing, Pages, Rule, attention, case_of, choose
 from speechkit_kernels.launch import Support
 from speechkit_kernels.reference.attention import attention as definition
@@ -37,6 +38,7 @@ DECISIONS: list[tuple[str, Case, str]] = [
     ("H200, window", card(H200, mask="window"), "flex"),
     ("H200, soft cap", card(H200, softcap=True), "flash"),
     ("H200, float32", card(H200, dtype=torch.float32), "sdpa_efficient"),
+    ("H200, float64", card(H200, dtype=torch.float64), "math"),
     ("H200, a piece of a prompt", card(H200, queries=100, keys=900, training=False), "varlen"),
     ("H200, decoding", card(H200, queries=1, keys=900, mask="full", training=False), "sdpa_flash"),
     ("H200, decoding from pages", card(H200, queries=1, keys=900, mask="full", training=False, paged=True), "paged"),
@@ -184,6 +186,25 @@ def test_what_is_chosen_is_right_packed_and_dense(rule: dict[str, Any], device: 
     )
 
 
+def test_what_is_kept_from_inference_mode_serves_training(device: str) -> None:
+    """A model validated before it is trained: tensors of that mode cannot be saved for a backward pass."""
+    backends._block_mask.cache_clear()
+    with torch.inference_mode():
+        backends._block_mask(True, 3, 256, 256, torch.device(device), None)
+        even = backends._even(2, 5, torch.device(device))
+    assert not backends._block_mask(True, 3, 256, 256, torch.device(device), None).kv_num_blocks.is_inference()
+    assert backends._block_mask.cache_info().hits == 1
+    assert even.tolist() == [0, 5, 10] and not backends._even(2, 5, torch.device(device)).is_inference()
+
+
+def test_under_autocast_it_is_in_the_dtype_of_autocast(device: str) -> None:
+    q, k, v = inputs(9, 9, 2, 2, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        o = attention(q, k, v.bfloat16(), causal=True)
+    assert o.dtype == torch.bfloat16
+    assert torch.equal(o, attention(*(x.bfloat16() for x in (q, k, v)), causal=True))
+
+
 def test_a_document_does_not_feel_its_neighbours(device: str) -> None:
     q, k, v = (x[0] for x in inputs(20, 20, 2, 2, device=device))
     packing = Packing.of([8, 12], device)
@@ -228,6 +249,10 @@ def test_lengths_and_ends_make_the_same_packing() -> None:
         (lambda q: attention(q, q, q, backend="cudnn"), "backend 'cudnn' cannot do this; give one of .*math"),
         (lambda q: attention(q, q, q, backend="fast"), "backend 'fast' cannot do this"),
         (lambda q: attention(q[0], q[0], q[0], packing=Packing.of([2])), "3 queries and 3 keys, packing has 2 tokens"),
+        (
+            lambda q: attention(q[0], q[0], q[0], packing=Packing.of([3], "meta")),
+            "packing is on meta, q on cpu; put them on one device",
+        ),
         (lambda q: attention(q[0], q[0], q[0]), r"q has shape \(3, 2, 8\); give \(B, S, H, D\)"),
         (
             lambda q: attention(q[0], q[0], q[0], packing=Packing.of([3]), mask=torch.ones(3, 3).bool()),
