@@ -1,8 +1,10 @@
-"""The kernels of speech into a wav2vec 2.0 model and out again: norm and GELU of the front-end, positional convolution.
+"""The kernels of speech into a wav2vec 2.0 model and out again: the front-end, and the positional convolution.
 
 Module by module, of one model, with the model's own weights under their own names: a state dict keeps its keys, padding
-stays invisible (the lengths of `asr.masks` are handed on), gradients flow. Where a kernel cannot run its definition
-does. In: a `Recognizer` or its model. Knows no audio.
+stays invisible (the lengths of `asr.masks` are handed on), and no copies of weights are kept that could grow stale.
+Where a gradient is wanted the front-end goes layer by layer, norm and GELU of each in one kernel; where none is (at
+inference, and in training with a frozen front-end) it is channels last from end to end. Where a kernel cannot run its
+definition does. In: a `Recognizer` or its model. Knows no audio.
 """
 
 from __future__ import annotations
@@ -29,17 +31,22 @@ class SpeechKernels:
 
     norms: int  # convolutional layers whose norm and GELU are one kernel
     positional: int  # positional convolutions
+    fronts: int = 0  # front-ends that are channels last where no gradient is wanted
     left: tuple[str, ...] = field(default=())  # modules that stay as they were, and why
 
     def __str__(self) -> str:
-        lines = [f"kernels in {self.norms} norms of the front-end, {self.positional} positional convolutions"]
+        lines = [
+            f"kernels in {self.norms} norms of the front-end, {self.positional} positional convolutions",
+            f"front-ends that are channels last where no gradient is wanted: {self.fronts}",
+        ]
         return "\n".join([*lines, *(f"   – {reason}" for reason in self.left)])
 
 
 def apply_kernels(model: Any) -> SpeechKernels:
     """Put kernels into a recogniser or its model, in place. A second call changes nothing.
 
-    Outputs stay the same but for rounding. Raises ModelError for a model without a wav2vec 2.0 front-end.
+    Outputs stay the same but for rounding, gradients too. Adapters or hooks put into the front-end later are seen: it
+    then goes through them, layer by layer. Raises ModelError for a model without a wav2vec 2.0 front-end.
     """
     model = _model(model)
     changes: list[tuple[nn.Module, str, nn.Module]] = model.__dict__.setdefault(_PLACE, [])
@@ -65,9 +72,12 @@ def explain(model: Any) -> SpeechKernels:
     """What kernels are in a recogniser or its model. Raises ModelError as `apply_kernels` does."""
     model = _model(model)
     found = [ours._modules[name] for ours, name, _ in model.__dict__.get(_PLACE, [])]
-    norms = sum(isinstance(module, FusedConvLayer) for module in found)
+    norms, positional, fronts = (
+        sum(isinstance(module, kind) for module in found)
+        for kind in (FusedConvLayer, FusedPositionalConv, ChannelsLastFrontEnd)
+    )
     left = tuple(reason for *_, kind, reason in _places(model) if kind is None and reason)
-    return SpeechKernels(norms, len(found) - norms, left)
+    return SpeechKernels(norms, positional, fronts, left)
 
 
 class FusedConvLayer(nn.Module):
@@ -80,14 +90,14 @@ class FusedConvLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         from speechkit_kernels.conv_norm_gelu import conv_norm_gelu
-        from speechkit_kernels.group_norm_gelu import group_norm_gelu
 
         norm, conv = self.layer_norm, self.conv
         if isinstance(norm, nn.LayerNorm):
-            x = nn.functional.conv1d(x, conv.weight, None, conv.stride)
-            return conv_norm_gelu(x, norm.weight, norm.bias, norm.eps, channels=1, conv_bias=conv.bias)
-        lengths = getattr(norm, "lengths", None)
-        return group_norm_gelu(conv(x), norm.weight, norm.bias, norm.num_groups, lengths, norm.eps)
+            plain = _is_plain(conv)  # an adapter in its place computes for itself
+            x = nn.functional.conv1d(x, conv.weight, None, conv.stride) if plain else conv(x)
+            bias = conv.bias if plain else None
+            return conv_norm_gelu(x, norm.weight, norm.bias, norm.eps, channels=1, conv_bias=bias)
+        return _grouped(conv(x), norm)
 
 
 class FusedPositionalConv(nn.Module):
@@ -104,6 +114,109 @@ class FusedPositionalConv(nn.Module):
         return pos_conv(hidden_states, self.conv.weight, self.conv.bias, groups=self.conv.groups)
 
 
+class ChannelsLastFrontEnd(nn.Module):
+    """The whole front-end: samples (B, T) → features (B, C, F). Without gradients computed as (B, F, C) throughout.
+
+    No norm then needs a transpose, and convolutions are the products of matrices that tensor cores want.
+    """
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.conv_layers = original.conv_layers
+        self._layer_by_layer = (original,)  # in a tuple: its layers are here already, under their own names
+        self.train(original.training)
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        if self._wants_gradient(input_values) or not _is_channels_last(self.conv_layers):
+            (original,) = self._layer_by_layer
+            original.training = self.training
+            features: torch.Tensor = original(input_values)
+            return features
+        first, *others = self.conv_layers
+        x = _first(input_values, first)  # (B, F, C)
+        for layer in others:
+            x = _next(x, layer)
+        return x.transpose(1, 2)
+
+    def _wants_gradient(self, x: torch.Tensor) -> bool:
+        return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
+
+    def _freeze_parameters(self) -> None:
+        """What transformers' `freeze_feature_encoder` calls."""
+        self._layer_by_layer[0]._freeze_parameters()
+
+
+def _first(audio: torch.Tensor, layer: Any) -> torch.Tensor:
+    """(B, T) → (B, F, C), past convolution, norm and GELU."""
+    conv, norm = layer.conv, layer.layer_norm
+    if not isinstance(norm, nn.LayerNorm):  # its statistics run over frames: they have to lie side by side
+        return _grouped(conv(audio[:, None]), norm).transpose(1, 2)
+    (taps,), (step,) = conv.kernel_size, conv.stride
+    frames = (audio.shape[1] - taps) // step + 1
+    if frames < 1:
+        return layer(audio[:, None]).transpose(1, 2)  # raises, as it does without kernels
+    more = -taps % 16  # taps of zeros, for rows of 32 bytes
+    weight = nn.functional.pad(conv.weight[:, 0], (0, more)).T  # (taps, C)
+    audio = nn.functional.pad(audio, (0, more))
+    windows = audio.as_strided((len(audio), frames, taps + more), (audio.stride(0), step, 1))
+    return _normed(windows @ weight, layer)
+
+
+def _next(x: torch.Tensor, layer: Any) -> torch.Tensor:
+    """(B, F, C) → (B, F', C')."""
+    conv, normed = layer.conv, hasattr(layer, "layer_norm")
+    wide = x.transpose(1, 2)[:, :, None]  # (B, C, 1, F), its channels dense
+    weight = conv.weight[:, :, None].contiguous(memory_format=torch.channels_last)
+    x = nn.functional.conv2d(wide, weight, None if normed else conv.bias, (1, conv.stride[0]))
+    x = x[:, :, 0].transpose(1, 2)
+    return _normed(x, layer) if normed else nn.functional.gelu(x)
+
+
+def _grouped(x: torch.Tensor, norm: Any) -> torch.Tensor:
+    """(B, C, F) → the same, past group norm and GELU; where no kernel runs the norm's own pass is the faster one."""
+    from speechkit_kernels.group_norm_gelu import group_norm_gelu
+
+    if not _kernel_runs(x):
+        return nn.functional.gelu(norm(x))
+    lengths = getattr(norm, "lengths", None)
+    return group_norm_gelu(x, norm.weight, norm.bias, norm.num_groups, lengths, norm.eps)
+
+
+def _kernel_runs(x: torch.Tensor) -> bool:
+    from speechkit_kernels.launch import hardware_of, support
+
+    return support(hardware_of(x.device), x.dtype).value
+
+
+def _normed(x: torch.Tensor, layer: Any) -> torch.Tensor:
+    from speechkit_kernels.conv_norm_gelu import conv_norm_gelu
+
+    norm = layer.layer_norm
+    return conv_norm_gelu(x, norm.weight, norm.bias, norm.eps, channels=2, conv_bias=layer.conv.bias)
+
+
+def _is_channels_last(layers: Any) -> bool:
+    """Whether `_first` and `_next` say what these layers do: plain convolutions, and norms of one of the two makes."""
+    norms = [getattr(layer, "layer_norm", None) for layer in layers]
+    made = all(isinstance(norm, nn.LayerNorm) for norm in norms) or (
+        hasattr(norms[0], "num_groups") and not any(norm is not None for norm in norms[1:])
+    )
+    known = all(_is_plain(layer.conv) and not _hooked(layer) for layer in layers)
+    return made and known and layers[0].conv.in_channels == 1
+
+
+def _is_plain(conv: Any) -> bool:
+    """Whether a convolution is no more than its weight, bias and stride."""
+    return (
+        type(conv) is nn.Conv1d and not _hooked(conv) and conv.groups == 1 and conv.dilation == (1,)
+        and conv.padding == (0,)
+    )  # fmt: skip
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 Place = tuple[nn.Module, str, nn.Module, "type[nn.Module] | None", str]
 
 
@@ -117,6 +230,11 @@ def _places(model: nn.Module) -> Iterator[Place]:
             continue
         reason = "" if _is_gelu(layer) else f"layer {name} of the front-end: its activation is no GELU"
         yield layers, name, layer, None if reason else FusedConvLayer, reason
+    front = base.feature_extractor
+    if not isinstance(front, ChannelsLastFrontEnd):
+        gelu = all(_is_gelu(layer) or isinstance(layer, FusedConvLayer) for layer in layers)
+        reason = "" if gelu and _is_channels_last(layers) else "the front-end as a whole: it is not of the usual make"
+        yield base, "feature_extractor", front, None if reason else ChannelsLastFrontEnd, reason
     positional = getattr(base.encoder, "pos_conv_embed", None)
     if positional is None or isinstance(positional, FusedPositionalConv):
         return
