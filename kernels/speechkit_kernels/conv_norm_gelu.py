@@ -32,6 +32,7 @@ from speechkit_kernels.reference.conv_norm import conv_norm_gelu as definition
 __all__ = ["conv_norm_gelu"]
 
 TILE = 16_384  # elements that a program holds at once, 32 a thread; a quarter in backward, or registers run out
+DENSE = 4096  # where channels are dense: a few frames are wide enough, and four programs share a multiprocessor
 WIDEST = 8192  # channels
 
 
@@ -132,10 +133,12 @@ def _launch_forward(
     mean = torch.empty((rows, frames), dtype=torch.float32, device=x.device)
     r = torch.empty_like(mean)
     if x.numel():
-        block_c, block_f, tiles = _tiles(width, frames, TILE)
+        dense = x.stride(channels) == 1
+        block_c, block_f, tiles = _tiles(width, frames, DENSE if dense else TILE)
         _forward[(rows * tiles,)](
             x, weight if shift is None else shift, weight, bias, y, mean, r, *_steps(x, channels), *_steps(y, channels),
-            frames, width, tiles, eps, SHIFTED=shift is not None, BLOCK_C=block_c, BLOCK_F=block_f, num_warps=16,
+            frames, width, tiles, eps, SHIFTED=shift is not None, BLOCK_C=block_c, BLOCK_F=block_f,
+            num_warps=8 if dense else 16,
         )  # fmt: skip
     return y, mean, r
 
