@@ -65,13 +65,12 @@ class Hardware:
 
 def hardware_of(device: torch.device) -> Hardware:
     """What `device` is, as this process finds it."""
-    found = _triton()
-    interpreted = found is not None and bool(found.knobs.runtime.interpret)
+    there, interpreted = _triton_here()
     if device.type != "cuda" or torch.version.cuda is None:
-        return Hardware(device.type, None, "", interpreted, found is not None)
+        return Hardware(device.type, None, "", interpreted, there)
     index = device.index if device.index is not None else torch.cuda.current_device()
     capability, name = _card(index)
-    return Hardware("cuda", capability, name, interpreted, found is not None)
+    return Hardware("cuda", capability, name, interpreted, there)
 
 
 def support(hardware: Hardware, dtype: torch.dtype, *, matmul: bool = False) -> Support:
@@ -187,6 +186,13 @@ def _triton() -> Any:
     except ImportError:
         return None
     return triton
+
+
+@torch.compiler.assume_constant_result  # torch.compile cannot follow how Triton reads its settings
+def _triton_here() -> tuple[bool, bool]:
+    """Whether it can be imported, and whether it interprets its kernels."""
+    found = _triton()
+    return found is not None, found is not None and bool(found.knobs.runtime.interpret)
 
 
 @lru_cache

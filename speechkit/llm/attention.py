@@ -48,11 +48,11 @@ def _mask(*, mask_function: Any, attention_mask: torch.Tensor | None = None, **r
 
 def _names(function: Callable[..., Any]) -> set[str]:
     """The functions that a mask of transformers is made of: they are closures over one another."""
-    found = {function.__qualname__.partition(".")[0]}
+    found = {function.__code__.co_qualname.partition(".")[0]}
     for cell in function.__closure__ or ():
         held = cell.cell_contents
         for one in held if isinstance(held, tuple) else (held,):
-            if callable(one) and hasattr(one, "__qualname__"):
+            if hasattr(one, "__code__"):
                 found |= _names(one)
     return found
 

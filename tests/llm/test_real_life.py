@@ -117,6 +117,22 @@ def test_under_torch_compile(first: str) -> None:
     assert torch.equal(compiled(IDS).logits, plain(IDS).logits)
 
 
+@pytest.mark.parametrize("triton", [True, False], ids=["with triton installed", "without"])
+def test_torch_compile_makes_one_graph_of_a_model_with_all_kernels(
+    triton: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speechkit_kernels import launch
+
+    if triton:
+        monkeypatch.setattr(launch, "_triton", lambda: __import__("triton"))
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    torch._dynamo.reset()
+    model = tiny("llama").train()
+    apply_kernels(model)
+    found = torch._dynamo.explain(model)(input_ids=IDS, labels=IDS)
+    assert found.graph_count == 1, found.break_reasons
+
+
 @pytest.mark.parametrize("first", ["kernels", "hooks"])
 def test_accelerates_hooks_that_load_each_layer_when_it_is_needed(first: str) -> None:
     from accelerate import cpu_offload
