@@ -106,11 +106,17 @@ class FusedPositionalConv(nn.Module):
     def __init__(self, original: Any) -> None:
         super().__init__()
         self.conv = original.conv
+        self._original = (original,)  # in a tuple: its convolution is here already
         self.train(original.training)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         from speechkit_kernels.pos_conv import pos_conv
 
+        if not isinstance(self.conv, nn.Conv1d) or _hooked(self.conv):  # an adapter computes for itself
+            (original,) = self._original
+            original.conv = self.conv
+            found: torch.Tensor = original(hidden_states)
+            return found
         return pos_conv(hidden_states, self.conv.weight, self.conv.bias, groups=self.conv.groups)
 
 

@@ -194,6 +194,10 @@ def test_an_adapter_or_a_hook_put_in_later_is_not_passed_by(kind: str, fast_pass
         layer = one.wav2vec2.feature_extractor.conv_layers[2]
         layer.conv = Doubled(layer.conv)
     torch.testing.assert_close(logits(model), logits(plain), rtol=0, atol=2e-5)
+    for one in (model, plain):
+        place = one.wav2vec2.encoder.pos_conv_embed
+        place.conv = Doubled(place.conv)
+    torch.testing.assert_close(logits(model), logits(plain), rtol=0, atol=2e-5)
     model, plain = tiny(kind), tiny(kind)
     apply_kernels(model)
     for one in (model, plain):
