@@ -42,14 +42,21 @@ def below(value, middles_ptr, STEPS: tl.constexpr):
 
 
 @triton.jit
-def scale_of(absmax_ptr, peak_ptr, table_ptr, offset_ptr, block, inside, NESTED: tl.constexpr):
-    """The float32 absmax of each block number, plain or from its 8-bit code."""
+def kept_of(absmax_ptr, peak_ptr, block, inside, NESTED: tl.constexpr):
+    """What is kept of the absmax of each block number: itself, or its 8-bit code and the peak of its group."""
     kept = tl.load(absmax_ptr + block, mask=inside, other=0)
+    peak = kept
     if NESTED:
         peak = tl.load(peak_ptr + block // 256, mask=inside, other=0.0)
+    return kept, peak
+
+
+@triton.jit
+def scale_of(kept, peak, table_ptr, offset_ptr, NESTED: tl.constexpr):
+    """The float32 absmax."""
+    scale = kept.to(tl.float32)
+    if NESTED:
         scale = tl.load(table_ptr + kept.to(tl.int32)) * peak + tl.load(offset_ptr)
-    else:
-        scale = kept.to(tl.float32)
     return scale
 
 
@@ -95,7 +102,8 @@ def _dequantise(packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, offset_
     block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     first = block[:, None] * 64 + 2 * tl.arange(0, 32)[None, :]
     pair = tl.load(packed_ptr + first // 2, mask=first < total, other=0).to(tl.int32)
-    scale = scale_of(absmax_ptr, peak_ptr, table_ptr, offset_ptr, block, block * 64 < total, NESTED)[:, None]
+    kept, peak = kept_of(absmax_ptr, peak_ptr, block, block * 64 < total, NESTED)
+    scale = scale_of(kept, peak, table_ptr, offset_ptr, NESTED)[:, None]
     even = tl.load(levels_ptr + (pair >> 4)) * scale
     odd = tl.load(levels_ptr + (pair & 15)) * scale
     at = block[:, None] * 64 + tl.arange(0, 64)[None, :]

@@ -5,7 +5,8 @@ read, where writing W out and multiplying moves 0.52 + 2 + 2. Many rows are boun
 shared scratch and the library multiplies (weights.py). `plan` says which, and why.
 
     vector   y[n] = Σ blocks absmax · Σ 64 level[code] · x     a row of x to a program, no tensor cores: T4 too
-    tile     yᵀ = W xᵀ by tl.dot, W the operand in registers; even and odd k are two products, since a byte holds two
+    tile     y = x Wᵀ by tl.dot, W in registers from memory to product; even and odd k are two products, since a byte
+             holds two
     library  through the scratch
 
 The tiles of one launch share K between them (backward: N), so that a narrow W still fills the card. Each leaves its
@@ -23,7 +24,7 @@ import triton
 import triton.language as tl
 
 from speechkit_kernels.launch import Hardware, block_of, hardware_of, on_its_device, programs, support
-from speechkit_kernels.nf4 import scale_of, tables_of
+from speechkit_kernels.nf4 import kept_of, scale_of, tables_of
 from speechkit_kernels.reference.nf4 import BLOCK, NF4Weight
 from speechkit_kernels.scratch import tickets
 from speechkit_kernels.weights import Plan, frozen_linear, library_gradient, library_product
@@ -36,6 +37,7 @@ HALVES = (torch.float16, torch.bfloat16)
 OUTER = 64  # rows of W to a tile
 GROUPS = 2  # blocks of 64 weights to a step
 VECTOR_OUTER, VECTOR_GROUPS = 4, 16
+EACH = 4  # programs to a multiprocessor, as many as have registers there
 RANKS = 128  # of a low-rank pair that a tile can hold
 
 
@@ -48,18 +50,33 @@ class LowRank(NamedTuple):
 
 
 @triton.jit
+def fetched(packed_ptr, absmax_ptr, peak_ptr, row, group, blocks, rows, groups, NESTED: tl.constexpr):
+    """Of some rows below `rows` and blocks below `groups` what lies in memory: bytes (OUTER, GROUPS, 32), and what is
+    kept of their absmax (OUTER, GROUPS). Each step asks for the next one's. Triton's own pipelining is left out: it
+    would also copy every level that is looked up into shared memory, four bytes at a time.
+    """
+    inside = (row < rows)[:, None] & (group < groups)[None, :]
+    block = row[:, None] * blocks + group[None, :]
+    byte = tl.arange(0, 32)[None, None, :]
+    pair = tl.load(packed_ptr + block[:, :, None] * 32 + byte, mask=inside[:, :, None], other=0)
+    kept, peak = kept_of(absmax_ptr, peak_ptr, block, inside, NESTED)
+    return pair, kept, peak
+
+
+@triton.jit
 def _vector(x_ptr, packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, offset_ptr, bias_ptr, y_ptr, x_step, outer,
             inner, NESTED: tl.constexpr, BIAS: tl.constexpr, OUTER: tl.constexpr, GROUPS: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * OUTER + tl.arange(0, OUTER)
     m = tl.program_id(1).to(tl.int64)
     byte, blocks = tl.arange(0, 32), inner // 64
     total = tl.zeros((OUTER, GROUPS), tl.float32)
-    for first in range(0, blocks, GROUPS):
+    group = tl.arange(0, GROUPS)
+    coming, kept, peak = fetched(packed_ptr, absmax_ptr, peak_ptr, row, group, blocks, outer, blocks, NESTED)
+    for first in tl.range(0, blocks, GROUPS, num_stages=1):
+        pair, scale = coming, scale_of(kept, peak, table_ptr, offset_ptr, NESTED)
         group = first + tl.arange(0, GROUPS)
-        inside = (row < outer)[:, None] & (group < blocks)[None, :]
-        block = row[:, None] * blocks + group[None, :]
-        scale = scale_of(absmax_ptr, peak_ptr, table_ptr, offset_ptr, block, inside, NESTED)
-        pair = tl.load(packed_ptr + block[:, :, None] * 32 + byte[None, None, :], mask=inside[:, :, None], other=0)
+        coming, kept, peak = fetched(packed_ptr, absmax_ptr, peak_ptr, row, group + GROUPS, blocks, outer, blocks,
+                                     NESTED)  # fmt: skip
         at = group[:, None] * 64 + 2 * byte[None, :]  # (GROUPS, 32)
         even = tl.load(x_ptr + m * x_step + at, mask=at < inner, other=0.0).to(tl.float32)
         odd = tl.load(x_ptr + m * x_step + at + 1, mask=at < inner, other=0.0).to(tl.float32)
@@ -73,15 +90,32 @@ def _vector(x_ptr, packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, offs
 
 
 @triton.jit
-def _halves(packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, offset_ptr, row, group, blocks, inside,
-            KIND: tl.constexpr, NESTED: tl.constexpr, OUTER: tl.constexpr, GROUPS: tl.constexpr):  # fmt: skip
-    """The weights at even and at odd k of some rows and blocks: (OUTER, GROUPS · 32) each, in the dtype KIND."""
-    block = row[:, None] * blocks + group[None, :]
-    scale = scale_of(absmax_ptr, peak_ptr, table_ptr, offset_ptr, block, inside, NESTED)[:, :, None]
-    byte = tl.arange(0, 32)[None, None, :]
-    pair = tl.load(packed_ptr + block[:, :, None] * 32 + byte, mask=inside[:, :, None], other=0).to(tl.int32)
+def _dealt(w, OUTER: tl.constexpr, GROUPS: tl.constexpr):
+    """(OUTER, GROUPS, 32) → (OUTER, 4, 2, GROUPS, 2, 2): k in the order in which `mma` deals it to the lanes of a warp.
+
+    Of 16 k a lane multiplies two neighbours and two that lie 8 behind. A lane has loaded 16 bytes that follow each
+    other; in this order they are what it multiplies, and nothing goes through shared memory. A sum has no order.
+    """
+    return tl.permute(tl.reshape(w, (OUTER, GROUPS, 2, 4, 2, 2)), (0, 3, 4, 1, 2, 5))
+
+
+@triton.jit
+def _dealt_k(GROUPS: tl.constexpr):
+    """(GROUPS · 32,): which k the weights at even k are of, in the order of `_dealt`."""
+    at = tl.arange(0, GROUPS * 32)
+    piece, pair, group = at // (8 * GROUPS), at // (4 * GROUPS) % 2, at // 4 % GROUPS
+    return group * 64 + at // 2 % 2 * 32 + piece * 8 + pair * 4 + at % 2 * 2
+
+
+@triton.jit
+def _halves(pair, kept, peak, levels_ptr, table_ptr, offset_ptr, KIND: tl.constexpr, NESTED: tl.constexpr,
+            DEALT: tl.constexpr, OUTER: tl.constexpr, GROUPS: tl.constexpr):  # fmt: skip
+    """The weights at even and at odd k of what was `fetched`: (OUTER, GROUPS · 32) each, in the dtype KIND."""
+    scale, pair = scale_of(kept, peak, table_ptr, offset_ptr, NESTED)[:, :, None], pair.to(tl.int32)
     even = (tl.load(levels_ptr + (pair >> 4)) * scale).to(KIND)
     odd = (tl.load(levels_ptr + (pair & 15)) * scale).to(KIND)
+    if DEALT:
+        even, odd = _dealt(even, OUTER, GROUPS), _dealt(odd, OUTER, GROUPS)
     return tl.reshape(even, (OUTER, GROUPS * 32)), tl.reshape(odd, (OUTER, GROUPS * 32))
 
 
@@ -110,39 +144,43 @@ def _forward(x_ptr, packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, off
     blocks = inner // 64
     start = tl.program_id(1) * each
     stop = tl.minimum(start + each, blocks)
-    y = tl.zeros((OUTER, ROWS), tl.float32)
-    low = tl.zeros((RANK, ROWS), tl.float32)
-    for first in range(start, stop, GROUPS):
-        group = first + tl.arange(0, GROUPS)
-        inside = (row < outer)[:, None] & (group < stop)[None, :]
-        even, odd = _halves(packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, offset_ptr, row, group, blocks,
-                            inside, KIND, NESTED, OUTER, GROUPS)  # fmt: skip
-        k = first * 64 + 2 * tl.arange(0, GROUPS * 32)
-        at = m[None, :] * x_step + k[:, None]
-        seen = (m < rows)[None, :] & (k < stop * 64)[:, None]
-        x_even = tl.load(x_ptr + at, mask=seen, other=0.0).to(KIND)  # (GROUPS · 32, ROWS)
+    y = tl.zeros((ROWS, OUTER), tl.float32)
+    low = tl.zeros((ROWS, RANK), tl.float32)
+    dealt = _dealt_k(GROUPS)
+    group = start + tl.arange(0, GROUPS)
+    pair, kept, peak = fetched(packed_ptr, absmax_ptr, peak_ptr, row, group, blocks, outer, stop, NESTED)
+    for first in tl.range(start, stop, GROUPS, num_stages=1):
+        coming, kept_next, peak_next = fetched(packed_ptr, absmax_ptr, peak_ptr, row,
+                                               first + GROUPS + tl.arange(0, GROUPS), blocks, outer, stop,
+                                               NESTED)  # fmt: skip
+        even, odd = _halves(pair, kept, peak, levels_ptr, table_ptr, offset_ptr, KIND, NESTED, True, OUTER, GROUPS)
+        pair, kept, peak = coming, kept_next, peak_next
+        k = first * 64 + dealt
+        at = m[:, None] * x_step + k[None, :]
+        seen = (m < rows)[:, None] & (k < stop * 64)[None, :]
+        x_even = tl.load(x_ptr + at, mask=seen, other=0.0).to(KIND)  # (ROWS, GROUPS · 32)
         x_odd = tl.load(x_ptr + at + 1, mask=seen, other=0.0).to(KIND)
-        y = tl.dot(even, x_even, y, input_precision="ieee")
-        y = tl.dot(odd, x_odd, y, input_precision="ieee")
+        y = tl.dot(x_even, tl.trans(even), y, input_precision="ieee")
+        y = tl.dot(x_odd, tl.trans(odd), y, input_precision="ieee")
         if LOW:
             near = r[:, None] * inner + k[None, :]
             held = (r < rank)[:, None] & (k < stop * 64)[None, :]
             a_even = tl.load(a_ptr + near, mask=held, other=0.0).to(KIND)  # (RANK, GROUPS · 32)
             a_odd = tl.load(a_ptr + near + 1, mask=held, other=0.0).to(KIND)
-            low = tl.dot(a_even, x_even, low, input_precision="ieee")
-            low = tl.dot(a_odd, x_odd, low, input_precision="ieee")
+            low = tl.dot(x_even, tl.trans(a_even), low, input_precision="ieee")
+            low = tl.dot(x_odd, tl.trans(a_odd), low, input_precision="ieee")
     if LOW:
         held = (row < outer)[:, None] & (r < rank)[None, :]
         b = tl.load(b_ptr + row[:, None] * rank + r[None, :], mask=held, other=0.0).to(KIND)
-        y += tl.dot(b, low.to(KIND), input_precision="ieee") * low_scale
-    at = m[None, :] * outer + row[:, None]
-    inside = (m < rows)[None, :] & (row < outer)[:, None]
+        y += tl.dot(low.to(KIND), tl.trans(b), input_precision="ieee") * low_scale
+    at = m[:, None] * outer + row[None, :]
+    inside = (m < rows)[:, None] & (row < outer)[None, :]
     last = True
     if SPLITS > 1:
         y, last = gather_parts(y, part_ptr, ticket_ptr, at, inside, tl.cast(rows, tl.int64) * outer, SPLITS)
     if last:
         if BIAS:
-            y += tl.load(bias_ptr + row, mask=row < outer, other=0.0).to(tl.float32)[:, None]
+            y += tl.load(bias_ptr + row, mask=row < outer, other=0.0).to(tl.float32)[None, :]
         tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -156,11 +194,14 @@ def _backward(dy_ptr, packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, o
     stop = tl.minimum(start + each, outer)
     upper = tl.zeros((ROWS, GROUPS * 32), tl.float32)
     lower = tl.zeros((ROWS, GROUPS * 32), tl.float32)
-    for first in range(start, stop, OUTER):
+    row = tl.cast(start, tl.int64) + tl.arange(0, OUTER)
+    pair, kept, peak = fetched(packed_ptr, absmax_ptr, peak_ptr, row, group, blocks, stop, blocks, NESTED)
+    for first in tl.range(start, stop, OUTER, num_stages=1):
         row = tl.cast(first, tl.int64) + tl.arange(0, OUTER)
-        inside = (row < stop)[:, None] & (group < blocks)[None, :]
-        even, odd = _halves(packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, offset_ptr, row, group, blocks,
-                            inside, KIND, NESTED, OUTER, GROUPS)  # fmt: skip
+        coming, kept_next, peak_next = fetched(packed_ptr, absmax_ptr, peak_ptr, row + OUTER, group, blocks, stop,
+                                               blocks, NESTED)  # fmt: skip
+        even, odd = _halves(pair, kept, peak, levels_ptr, table_ptr, offset_ptr, KIND, NESTED, False, OUTER, GROUPS)
+        pair, kept, peak = coming, kept_next, peak_next
         seen = (m < rows)[:, None] & (row < stop)[None, :]
         dy = tl.load(dy_ptr + m[:, None] * dy_step + row[None, :], mask=seen, other=0.0).to(KIND)  # (ROWS, OUTER)
         upper = tl.dot(dy, even, upper, input_precision="ieee")
@@ -177,9 +218,12 @@ def _backward(dy_ptr, packed_ptr, absmax_ptr, levels_ptr, peak_ptr, table_ptr, o
 
 
 def shared_out(device: torch.device, tiles: int, length: int, step: int) -> tuple[int, int]:
-    """Programs to a tile, and how much of `length`, in whole steps, each has; every program has some."""
+    """Programs to a tile, and how much of `length`, in whole steps, each has; every program has some.
+
+    EACH to a multiprocessor: a program has a step of 4 KiB on its way, an H200 wants some 20 KiB (4.3 TB/s for 0.7 µs).
+    """
     steps = triton.cdiv(length, step)
-    splits = max(1, min(steps, programs(device, 1 << 30, each=2) // tiles))
+    splits = max(1, min(steps, programs(device, 1 << 30, EACH) // tiles))
     each = triton.cdiv(steps, splits) * step
     return triton.cdiv(length, each), each
 
