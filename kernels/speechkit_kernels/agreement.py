@@ -1,5 +1,8 @@
 """How far a function is from its definition, values and gradients. In: both, inputs, a direction. Out: relative errors.
 
+    errors(rms_norm, reference.rms_norm, [x, weight], dy)
+    errors(partial(attention, packing=packing), by_document(attention, packing.lengths), [q, k, v], do)
+
 The definition runs in float32 on the same inputs: what is measured is the function's own rounding. Knows no kernel.
 """
 
@@ -12,7 +15,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["errors"]
+__all__ = ["by_document", "errors"]
 
 
 def errors(
@@ -38,3 +41,13 @@ def errors(
         name: ((ours.float() - truth).norm() / truth.norm().clamp(min=1e-20)).item()
         for name, ours, truth in zip(names, *found, strict=True)
     }
+
+
+def by_document(attend: Callable[..., torch.Tensor], lengths: Sequence[int]) -> Callable[..., torch.Tensor]:
+    """An attention over rows (1, S, H, D) → the same for packed ones (S, H, D), each document given to it alone."""
+
+    def separate(*packed: torch.Tensor) -> torch.Tensor:
+        documents = zip(*(x.split(list(lengths)) for x in packed), strict=True)
+        return torch.cat([attend(*(x[None] for x in document))[0] for document in documents])
+
+    return separate

@@ -25,6 +25,7 @@ __all__ = ["GOALS", "Goal", "Stored", "Table", "goals", "k_quant_on_cpu", "point
 
 RESULTS = Path(__file__).parent / "results"
 NOT_RUN = "not run"
+SHORT = 26  # letters of a cell that is not broken over lines
 M, H, INNER, V = 8192, 4096, 14336, 128_256  # tokens, width, inner width and vocabulary of a language model of 8 B
 
 
@@ -43,16 +44,17 @@ class Table:
         return "\n".join([self.title, *shown])
 
     def _repr_html_(self) -> str:
-        def row(cells: Sequence[str], tag: str) -> str:
-            return (
-                "<tr>"
-                + "".join(f'<{tag} style="text-align:left;padding:3px 14px 3px 4px">{escape(c)}</{tag}>' for c in cells)
-                + "</tr>"
-            )
+        head, body = _row(self.head, "th"), "".join(_row(cells, "td") for cells in self.rows)
+        caption = f'<caption style="text-align:left;padding:4px;white-space:nowrap">{escape(self.title)}</caption>'
+        return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
 
-        body = "".join(row(cells, "td") for cells in self.rows)
-        caption = f'<caption style="text-align:left">{escape(self.title)}</caption>'
-        return f"<table>{caption}<thead>{row(self.head, 'th')}</thead><tbody>{body}</tbody></table>"
+
+def _row(cells: Sequence[str], tag: str) -> str:
+    """One line of a table; short cells stay on one line, long ones break."""
+    style = "text-align:left;padding:3px 14px 3px 4px"
+    styles = [f"{style};white-space:nowrap" if len(cell) <= SHORT else style for cell in cells]
+    made = (f'<{tag} style="{one}">{escape(cell)}</{tag}>' for one, cell in zip(styles, cells, strict=True))
+    return f"<tr>{''.join(made)}</tr>"
 
 
 @dataclass(frozen=True)
@@ -166,12 +168,13 @@ def works() -> dict[str, Work]:
     return {goal.what: goal.work for goal in GOALS if goal.work is not None}
 
 
-def points(results: Sequence[Stored] | None = None) -> dict[str, float]:
-    """Of each work that was run, how many 10**12 operations a second it did."""
+def points(card: Card, results: Sequence[Stored] | None = None) -> dict[str, float]:
+    """Of each work that was run on that card, how many 10**12 operations a second it did."""
     results = stored() if results is None else results
+    here = [one for one in results if card.name in one.machine]
     found = {}
     for goal in GOALS:
-        run = goal.measured(results)
+        run = goal.measured(here)
         if run and goal.work is not None:
             found[goal.what] = goal.work.operations / _ours(run[1])["median_ms"] / 1e9
     return found

@@ -63,6 +63,17 @@ class Live:
     timed: tuple[Timed, ...]
 
     @property
+    def works(self) -> dict[str, Work]:
+        """By name, for a roofline."""
+        return {one.what: one.work for one in self.timed}
+
+    @property
+    def rates(self) -> dict[str, dict[str, float]]:
+        """Provider → name → 10**12 operations a second."""
+        providers = dict.fromkeys(one.provider for one in self.timed)
+        return {name: {one.what: one.tflop_s for one in self.timed if one.provider == name} for name in providers}
+
+    @property
     def table(self) -> Table:
         card, head = self.card, ("call", "shape", "by", "floor, ms", "median, ms", "of a copy's rate")
         rows = [

@@ -56,7 +56,6 @@ class Traffic:
 def traffic(function: Callable[..., Any], *inputs: Any) -> Traffic:
     """Run `function` on `inputs` and count; what a backward pass inside it moves is counted too."""
     with _Counting() as counting:
-        counting.alive.known(inputs)
         result = function(*inputs)
     del result
     return Traffic(tuple(counting.steps), counting.alive.peak)
@@ -71,8 +70,9 @@ class _Alive:
     held: dict[int, Any] = field(default_factory=dict)  # a weak reference to each, by its address
 
     def known(self, inputs: Any) -> None:
-        """Storages that were there before; the caller holds them while it counts."""
-        self.held |= {x.untyped_storage()._cdata: None for x in _tensors(inputs)}
+        """Storages that were there before, of a function's inputs or of what it closes over."""
+        for x in _tensors(inputs):
+            self.held.setdefault(x.untyped_storage()._cdata, None)
 
     def add(self, x: torch.Tensor) -> None:
         storage = x.untyped_storage()
@@ -96,6 +96,7 @@ class _Counting(TorchDispatchMode):
         self.alive = _Alive()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.alive.known((args, kwargs))
         result = func(*args, **(kwargs or {}))
         made = _tensors(result)
         for x in made:

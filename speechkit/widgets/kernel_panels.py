@@ -47,15 +47,19 @@ class _TablePanel(ipywidgets.VBox):  # type: ignore[misc]
         return self.controls[name].value
 
     def _changed(self, _change: Any = None) -> None:
-        self.view.value = self._twin()
+        self.view.value = self._section()  # in the notebook's own colours
 
-    def _twin(self) -> str:
-        return f'<section aria-label="{self.label}" style="{card()}">{self.table._repr_html_()}</section>'
+    def _section(self, style: str = "") -> str:
+        return f'<section aria-label="{self.label}" style="{style}">{self.table._repr_html_()}</section>'
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live view, with both twins beside it for whoever opens the saved notebook."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        data = {"application/vnd.jupyter.widget-view+json": view, "text/html": self._twin(), "text/plain": repr(self)}
+        data = {
+            "application/vnd.jupyter.widget-view+json": view,
+            "text/html": self._section(card()),
+            "text/plain": repr(self),
+        }
         return data, {}
 
     def __repr__(self) -> str:
@@ -74,8 +78,8 @@ class FusingPanel(_TablePanel):
         super().__init__(
             {
                 "part": ipywidgets.Dropdown(options=list(PARTS), value=what, description="part"),
-                "rows": sizes(options=_with(rows, 1, 15), value=rows, description="rows M"),
-                "width": sizes(options=_with(width, 8, 18), value=width, description="width H"),
+                "rows": sizes(options=_with(rows, 1, 15), value=rows, description="rows"),
+                "width": sizes(options=_with(width, 8, 18), value=width, description="width"),
                 "dtype": ipywidgets.Dropdown(options=["bfloat16", "float16", "float32"], description="dtype"),
             }
         )

@@ -49,6 +49,8 @@ def roofline_plot(
     _labelled(axes, card, works, kind)
     for (provider, rates), mark in zip((measured or {}).items(), MARKS, strict=False):
         names = [name for name in rates if name in works]
+        if not names:
+            continue
         axes.set_ylim(bottom=min([axes.get_ylim()[0], *(1000 * rates[name] / 3 for name in names)]))
         axes.scatter(
             [works[name].intensity for name in names], [1000 * rates[name] for name in names], s=40, zorder=4,

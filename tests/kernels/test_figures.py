@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from speechkit_kernels import figures
 from speechkit_kernels.figures import GOALS, Table, goals, k_quant_on_cpu, points, stored
-from speechkit_kernels.roofline import card_named
+from speechkit_kernels.roofline import Card, card_named
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def test_without_results_every_row_says_not_run_and_has_its_aim() -> None:
     table = goals(H200, ())
     assert len(table.rows) == len(GOALS) and {cells[-1] for cells in table.rows} == {"not run"}
     assert all(cells[3] for cells in table.rows) and "no GPU run is stored" in table.title
-    assert points(()) == {}
+    assert points(H200, ()) == {}
 
 
 def test_a_row_that_was_run_shows_time_share_ratios_card_and_what_was_left_out(run: Path) -> None:
@@ -57,7 +57,8 @@ def test_the_row_is_the_one_of_the_shape_that_the_aim_names(run: Path) -> None:
 
 
 def test_a_point_is_operations_over_time(run: Path) -> None:
-    found = points(stored(run))
+    assert points(H200, stored(run)) == {}  # another card's run
+    found = points(Card("X", 1, 1), stored(run))
     assert found == {
         "rms_norm": pytest.approx(4 * 8192 * 4096 / 0.032e-3 / 1e12),
         "nf4_linear, M 1": pytest.approx(2 * 14336 * 4096 / 1e-3 / 1e12),

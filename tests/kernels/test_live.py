@@ -17,6 +17,8 @@ def test_on_a_cpu_plain_pytorch_is_measured_beside_the_machines_own_rates(monkey
     assert found.card.gb_s > 0 and found.card.tensor_tflop_s > 0 and "CPU" in found.card.name
     for one in found.timed:
         assert one.gb_s == pytest.approx(one.work.moved / one.ms / 1e6) and one.tflop_s > 0
+    assert found.rates == {PLAIN: {one.what: one.tflop_s for one in found.timed}}
+    assert list(found.works) == list(found.rates[PLAIN])
     assert found.date[:10] in repr(found) and "<table>" in found._repr_html_()
 
 

@@ -80,5 +80,10 @@ def test_the_peak_is_the_allocators(function: Callable[[torch.Tensor], object]) 
     assert traffic(function, given).peak == pytest.approx(peak, rel=0.01)
 
 
+def test_what_a_function_closes_over_is_not_its_own() -> None:
+    held = x()
+    assert traffic(lambda a: a @ held.T.contiguous()[:, :1], x()).peak == 4 * N + 4 * ROWS
+
+
 def test_its_text_names_the_operations() -> None:
     assert str(traffic(lambda a: a * 2 * 3, x())) == "2 operations (2 mul) move 1.0 MB"
