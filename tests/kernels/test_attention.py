@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from closeness import assert_close, assert_equal_to, results
+from eager_attention import eager
 from speechkit_kernels import attention_backends as backends
 from speechkit_kernels.attention import CANDIDATES, Call, Case, Packing, Pages, Rule, attention, case_of, choose
+from speechkit_kernels.attention_backends import available
 from speechkit_kernels.launch import Support
 from speechkit_kernels.reference.attention import attention as definition
 from speechkit_kernels.reference.attention import paged_attention as paged_definition
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 T4, A100, A10G, L4, H200, B200 = (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0)
 HERE = ["flash", "sdpa_flash", "math"]  # on a CPU, under the interpreter; FlexAttention without gradients
+HALVES = ("cudnn", "sdpa_flash", "varlen")  # on a GPU these take nothing wider
 
 
 def card(capability: tuple[int, int], **kwargs: Any) -> Case:
@@ -136,31 +140,54 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
-ABLE = [(name, rule) for name in HERE for rule in RULES if name != "sdpa_flash" or "softcap" not in rule]
+ABLE = [
+    pytest.param("cpu", name, rule, id=f"{name}-{rule}")
+    for name in HERE
+    for rule in RULES
+    if name != "sdpa_flash" or "softcap" not in rule
+] + [
+    pytest.param("cuda", name, rule, id=f"cuda-{name}-{rule}", marks=pytest.mark.gpu)
+    for name in CANDIDATES
+    for rule in RULES
+    if name != "paged"
+]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="other backends run on a GPU")
-@pytest.mark.parametrize(("backend", "rule"), ABLE, ids=str)
-def test_each_backend_packed_is_each_document_alone_in_values_and_gradients(backend: str, rule: dict[str, Any]) -> None:
-    packing = Packing.of([5, 0, 17, 1])
+def usable_inputs(backend: str, given: list[torch.Tensor], call: Call) -> list[torch.Tensor]:
+    """Those of `given` in a dtype that the backend takes; a skip where this card or build of torch has not got it."""
+    if given[0].is_cuda and backend in HALVES:
+        given = [x.bfloat16() for x in given]
+    leaves = [x.detach().requires_grad_() for x in given]
+    verdicts = choose(case_of(*leaves, call), available(leaves[0].device)).verdicts
+    verdict = next(verdict for verdict in verdicts if verdict.name == backend)
+    if not verdict.usable:
+        pytest.skip(f"{backend}: {verdict.reason}")
+    return given
 
-    def alone(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        ends = packing.cu_seqlens.tolist()
-        return torch.cat([definition(q[None, a:b], k[None, a:b], v[None, a:b], **rule)[0] for a, b in pairwise(ends)])
 
-    given = [x[0] for x in inputs(23, 23, 2, 1)]
-    assert_equal_to(lambda *x: attention(*x, packing=packing, backend=backend, **rule), alone, given)
+@pytest.mark.parametrize(("device", "backend", "rule"), ABLE, indirect=["device"])
+def test_each_backend_packed_is_each_document_alone_in_values_and_gradients(
+    device: str, backend: str, rule: dict[str, Any]
+) -> None:
+    packing = Packing.of([5, 0, 17, 1], device)
+
+    def alone(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        ends = list(pairwise(packing.cu_seqlens.tolist()))
+        return lambda *x: torch.cat([function(*(one[None, a:b] for one in x), **rule)[0] for a, b in ends])
+
+    given = usable_inputs(backend, [x[0] for x in inputs(23, 23, 2, 1, device=device)], Call(Rule(**rule), packing))
+    ours = partial(attention, packing=packing, backend=backend, **rule)
+    assert_equal_to(ours, alone(definition), given, alone(eager))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="other backends run on a GPU")
-@pytest.mark.parametrize(("backend", "rule"), ABLE, ids=str)
+@pytest.mark.parametrize(("device", "backend", "rule"), ABLE, indirect=["device"])
 @pytest.mark.parametrize("queries", [11, 6, 1])
 def test_each_backend_dense_is_the_definition_in_values_and_gradients(
-    backend: str, rule: dict[str, Any], queries: int
+    device: str, backend: str, rule: dict[str, Any], queries: int
 ) -> None:
-    assert_equal_to(
-        lambda *x: attention(*x, backend=backend, **rule), lambda *x: definition(*x, **rule), inputs(queries, 11, 2, 1)
-    )
+    given = usable_inputs(backend, inputs(queries, 11, 2, 1, device=device), Call(Rule(**rule)))
+    ours = partial(attention, backend=backend, **rule)
+    assert_equal_to(ours, partial(definition, **rule), given, partial(eager, **rule))
 
 
 @pytest.mark.parametrize("rule", RULES[2:], ids=str)

@@ -46,7 +46,7 @@ def test_a_run_that_crosses_blocks_is_one_run(monkeypatch: pytest.MonkeyPatch, d
     got = ctc_collapse(ids, scores).row(0)
     assert [run[:3] for run in got] == [(3, 0, 8), (1, 11, 13), (2, 14, 15), (2, 17, 23)]
     means = [scores[0, first : last + 1].double().mean().exp().item() for _, first, last, _ in got]
-    assert [run[3] for run in got] == pytest.approx(means, rel=1e-6)
+    assert [run[3] for run in got] == pytest.approx(means, rel=3e-6)
 
 
 def test_the_definition_and_the_kernel_say_the_same_of_all_columns(device: str) -> None:
@@ -55,7 +55,7 @@ def test_the_definition_and_the_kernel_say_the_same_of_all_columns(device: str) 
     found, plain = ctc_collapse(ids, scores, lengths), Runs(*definition(ids, scores, lengths.to(device)))
     for name in ("tokens", "firsts", "lasts", "counts"):
         assert torch.equal(getattr(found, name), getattr(plain, name)), name
-    torch.testing.assert_close(found.confidences, plain.confidences, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.confidences, plain.confidences, rtol=3e-6, atol=0)
 
 
 def test_frames_behind_a_rows_end_may_hold_anything(device: str) -> None:
@@ -69,7 +69,7 @@ def test_frames_behind_a_rows_end_may_hold_anything(device: str) -> None:
 def test_impossible_and_rounded_up_probabilities_stay_between_nought_and_one(device: str) -> None:
     scores = torch.tensor([[1e-3, 1e-3, float("-inf"), -0.5]], device=device)
     got = ctc_collapse(torch.tensor([[1, 1, 2, 3]], device=device), scores).row(0)
-    assert [run[3] for run in got] == pytest.approx([1.0, 0.0, 0.6065306597])
+    assert [run[3] for run in got] == pytest.approx([1.0, 0.0, 0.6065306597], rel=3e-6)
 
 
 def test_transposed_and_strided_inputs_and_many_tokens(device: str) -> None:

@@ -57,6 +57,22 @@ def test_quantising_gives_the_bits_of_bitsandbytes(
 
 
 @pytest.mark.parametrize("nested", [True, False], ids=["nested", "plain"])
+@pytest.mark.parametrize("grid", [True, False], ids=["on the grid", "nearest"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_kernel_gives_the_definitions_bits(shape: tuple[int, int], grid: bool, nested: bool, device: str) -> None:
+    """On each device: bitsandbytes, beside which the definition stands on a CPU, may have another build on a GPU."""
+    weight = uneven(shape, torch.float32).to(device)
+    ours, expected = (
+        quantise(weight, nested=nested, grid=grid) for quantise in (nf4_quantise, definition.nf4_quantise)
+    )
+    assert torch.equal(ours.packed, expected.packed) and torch.equal(ours.absmax, expected.absmax)
+    if ours.nested is not None and expected.nested is not None:
+        assert all(
+            torch.equal(*pair) for pair in zip(vars(ours.nested).values(), vars(expected.nested).values(), strict=True)
+        )
+
+
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "plain"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES[1:], ids=str)  # bitsandbytes transposes what has one row
 def test_dequantising_what_bitsandbytes_packed_gives_its_bits(

@@ -11,7 +11,7 @@ import torch
 from closeness import assert_close, assert_equal_to
 from speechkit_kernels import nf4_linear as module
 from speechkit_kernels import weights
-from speechkit_kernels.launch import Hardware
+from speechkit_kernels.launch import Hardware, support
 from speechkit_kernels.nf4 import NF4Weight
 from speechkit_kernels.nf4_linear import nf4_linear, plan
 from speechkit_kernels.reference import nf4 as definition
@@ -77,7 +77,7 @@ def test_values_and_gradients_are_those_of_the_definition(
 ) -> None:
     weight = quantised(outer, inner, device, nested)
     hardware = module.hardware_of(torch.device(device))
-    if dtype != FULL:  # in float32 more goes to the library
+    if dtype != FULL and support(hardware, dtype, matmul=True).value:  # in float32 more goes to the library
         found = (plan(hardware, dtype, rows, inner), plan(hardware, dtype, rows, inner, backward=True))
         assert ", ".join(one.value for one in found) == ways
     x, bias = torch.randn(rows, inner).to(device, dtype), torch.randn(outer).to(device, dtype)

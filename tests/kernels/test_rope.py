@@ -99,7 +99,7 @@ def test_packed_positions_equal_each_sequence_alone(dtype: torch.dtype, device: 
         n = part.stop - part.start
         alone = rope(q[:, :, part], k[:, :, part], cos[:n], sin[:n])
         for whole, one in zip(packed, alone, strict=True):
-            assert torch.equal(whole[:, :, part], one)
+            torch.testing.assert_close(whole[:, :, part], one, rtol=0, atol=1e-6)  # compiled twice, fused in two ways
 
 
 def test_each_row_may_have_its_own_positions_and_one_beyond_the_table_is_nan(device: str) -> None:
