@@ -163,7 +163,7 @@ def _first(audio: torch.Tensor, layer: Any) -> torch.Tensor:
         return layer(audio[:, None]).transpose(1, 2)  # raises, as it does without kernels
     more = -taps % 16  # taps of zeros, for rows of 32 bytes
     weight = nn.functional.pad(conv.weight[:, 0], (0, more)).T  # (taps, C)
-    audio = nn.functional.pad(audio, (0, more))
+    audio = nn.functional.pad(audio, (0, more)).contiguous()
     windows = audio.as_strided((len(audio), frames, taps + more), (audio.stride(0), step, 1))
     return _normed(windows @ weight, layer)
 

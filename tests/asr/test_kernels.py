@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,6 +205,22 @@ def test_an_adapter_or_a_hook_put_in_later_is_not_passed_by(kind: str, fast_pass
         one.wav2vec2.feature_extractor.conv_layers[3].register_forward_hook(lambda _, __, y: y + 1)
     torch.testing.assert_close(logits(model), logits(plain), rtol=0, atol=2e-5)
     assert not fast_passes
+
+
+def test_a_copy_stands_alone_and_a_saved_model_is_one_of_transformers(tmp_path: Path) -> None:
+    from transformers import Wav2Vec2ForCTC
+
+    model = tiny("large")
+    before = logits(model)
+    apply_kernels(model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.5)
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=2e-5)
+    assert (logits(twin) - before).abs().max() > 0.1 and undo_kernels(twin) == undo_kernels(copy.deepcopy(model)) == 9
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(Wav2Vec2ForCTC.from_pretrained(tmp_path).eval()), before)
 
 
 def test_too_little_audio_is_the_same_error_and_a_front_end_of_another_make_is_named() -> None:
