@@ -236,8 +236,8 @@ def kind_of(x: torch.Tensor) -> tl.dtype:
 
 
 def warps_of_tile(rows: int, rank: int = 0) -> int:
-    """Warps that hold a tile's sums in registers; four spill on sm_90 where rows or rank are above 16."""
-    return 4 if max(rows, rank) <= 16 else 8
+    """Warps that hold a tile's sums in registers; four spill where rows are above 16 or a low-rank pair is held too."""
+    return 4 if rows <= 16 and not rank else 8
 
 
 def _launch_vector(x: torch.Tensor, weight: NF4Weight, bias: torch.Tensor | None) -> torch.Tensor:
