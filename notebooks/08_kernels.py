@@ -10,7 +10,7 @@
 # sentences into one row without changing any, keep weights in four bits, compute a loss without its logits, and put
 # kernels into a language model and a speech model and take them out again.
 #
-# *Time: about a minute and a half on two CPU cores. It works offline. Without a GPU the kernels run in Triton's
+# *Time: about a minute on two CPU cores. It works offline. Without a GPU the kernels run in Triton's
 # interpreter, on CPU tensors: the same source and the same numbers, at none of the speed. With a GPU they are compiled,
 # and what is measured is yours.*
 
@@ -101,7 +101,7 @@ import speechkit_kernels.rms_norm as lesson
 source_of(lesson._forward)
 
 # %% [markdown]
-# Its gradient is derived by hand. With $g = dy\cdot w$ and $\hat x = x\cdot r$, where $r$ is that root,
+# Its gradient is derived by hand. With $g = dy\cdot w$ and $\hat x = x\cdot r$, where $r = 1/\sqrt{\cdot}$ from above,
 #
 # $$dx = r\,\bigl(g - \hat x\cdot\tfrac1H\textstyle\sum_i g_i\hat x_i\bigr),\qquad dw = \sum_{rows} dy\cdot\hat x$$
 #
@@ -121,8 +121,8 @@ print("y off by {:.1e}, dx by {:.1e}, dw by {:.1e}".format(*exact.values()))
 # %% [markdown]
 # In half precision the question is another one: every way rounds, so who is nearer to the float32 truth? The kernel
 # rounds once, on storing. Plain PyTorch, as transformers writes it, rounds before the weight and after. A norm computed
-# in half precision throughout rounds at every step. (The interpreter *cuts* bfloat16 where a GPU rounds it, which doubles
-# the kernel's error there; float16 shows what a GPU does.)
+# in half precision throughout rounds at every step. (The interpreter *cuts* bfloat16 where a GPU rounds, which doubles
+# the kernel's error there; float16 it rounds.)
 
 # %%
 from speechkit_kernels.live import plain_rms_norm
@@ -408,8 +408,8 @@ print(f"log-probabilities differ by {speech_off:.0e} with kernels; undone they a
 # %% [markdown]
 # ## Where next
 #
-# - Every file in `speechkit_kernels` is built like the one above: formula, forward, backward, launcher, function. Its test
-#   has the same name in `tests/kernels/`, and its bench in `kernels/bench/`.
+# - Every kernel's file in `speechkit_kernels` is built like the one above: formula, forward, backward, launcher, function.
+#   Its test has the same name in `tests/kernels/`, and scripts in `kernels/bench/` time it.
 # - On a machine with a GPU, `python kernels/bench/elementwise.py` (and its neighbours) fills the table above; results lie
 #   in `kernels/bench/results/`.
 #

@@ -9,6 +9,7 @@ too. Only what such a file says is shown, with its date. Needs neither torch nor
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -171,7 +172,7 @@ def works() -> dict[str, Work]:
 def points(card: Card, results: Sequence[Stored] | None = None) -> dict[str, float]:
     """Of each work that was run on that card, how many 10**12 operations a second it did."""
     results = stored() if results is None else results
-    here = [one for one in results if card.name in one.machine]
+    here = [one for one in results if card.name in re.split(r"\W+", one.machine)]  # an L40S is no L4
     found = {}
     for goal in GOALS:
         run = goal.measured(here)

@@ -47,9 +47,9 @@ class _TablePanel(ipywidgets.VBox):  # type: ignore[misc]
         return self.controls[name].value
 
     def _changed(self, _change: Any = None) -> None:
-        self.view.value = self._section()  # in the notebook's own colours
+        self.view.value = self._section("line-height:1.5")  # in the notebook's own colours
 
-    def _section(self, style: str = "") -> str:
+    def _section(self, style: str) -> str:
         return f'<section aria-label="{self.label}" style="{style}">{self.table._repr_html_()}</section>'
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:

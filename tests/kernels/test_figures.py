@@ -58,6 +58,7 @@ def test_the_row_is_the_one_of_the_shape_that_the_aim_names(run: Path) -> None:
 
 def test_a_point_is_operations_over_time(run: Path) -> None:
     assert points(H200, stored(run)) == {}  # another card's run
+    assert points(Card("NVID", 1, 1), stored(run)) == {}
     found = points(Card("X", 1, 1), stored(run))
     assert found == {
         "rms_norm": pytest.approx(4 * 8192 * 4096 / 0.032e-3 / 1e12),

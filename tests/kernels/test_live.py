@@ -22,6 +22,18 @@ def test_on_a_cpu_plain_pytorch_is_measured_beside_the_machines_own_rates(monkey
     assert found.date[:10] in repr(found) and "<table>" in found._repr_html_()
 
 
+def test_each_kernel_that_a_gpu_would_time_agrees_with_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreted: the pairs of calls are those of a GPU, the clock is not."""
+    monkeypatch.setitem(live.SIZES, "cpu", (8, 100, 70, 50))
+    monkeypatch.setattr(live, "_both", lambda kind, kernel, plain: {KERNEL: kernel, PLAIN: plain})
+    checked = []
+    for what, _, work, calls in live._calls("cpu", torch.float32):
+        live._check(what, calls)
+        checked.append(what)
+        assert work.moved > 0
+    assert len(checked) == 4
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_each_kernel_takes_turns_with_plain_pytorch() -> None:
     found = measure_here("cuda")
