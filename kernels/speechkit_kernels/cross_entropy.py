@@ -206,7 +206,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, kind: Loss, inplace: bool) -> torch.Tensor:
         flat, share = rows_of(logits), share_of(labels, kind)
-        ctx.kind, ctx.shape, ctx.inplace = kind, logits.shape, inplace
+        apart = flat.shape[0] < 2 or flat.stride(0) >= flat.shape[1]  # rows that share memory cannot each hold theirs
+        ctx.kind, ctx.shape, ctx.inplace = kind, logits.shape, inplace and apart
         if ctx.inplace:
             ctx.late = logits.dtype == torch.float16
             loss, _ = launch_forward(flat, labels, kind, torch.ones_like(share) if ctx.late else share)
@@ -249,7 +250,8 @@ def cross_entropy(
 
     ignore_index: rows of this label count for nothing; where all are, the loss is 0 and so is the gradient. A label
     outside 0..V-1 gives NaN. softcap: c of c · tanh(logits / c); None or 0 for none. z_loss: weight of logsumexp².
-    inplace: where a gradient is wanted it is written over the logits, at once; backward then runs once.
+    inplace: where a gradient is wanted it is written over the logits, at once, unless rows of them share memory;
+    backward then runs once.
     Differentiable in logits. Raises ValueError for what does not fit.
     """
     kind = checked("cross_entropy", labels, Loss(ignore_index, label_smoothing, float(softcap or 0), z_loss, reduction))

@@ -136,6 +136,16 @@ def test_without_gradient_in_place_leaves_the_logits_alone(device: str) -> None:
     assert torch.equal(x, before)
 
 
+def test_rows_that_share_memory_are_not_written_over(device: str) -> None:
+    """One row of logits for all labels: in place each program would read what another wrote."""
+    x, labels = torch.randn(1, 9, device=device), torch.tensor([1, 2, 8], device=device)
+    assert_equal_to(
+        lambda x: cross_entropy((x * 1).expand(3, 9), labels, inplace=True),
+        lambda x: definition(x.expand(3, 9), labels),
+        [x],
+    )
+
+
 def test_under_no_grad_logits_that_have_a_gradient_are_left_alone_too(device: str) -> None:
     x = torch.randn(3, 9, device=device, requires_grad=True)
     logits = x * 1
