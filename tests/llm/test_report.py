@@ -1,0 +1,59 @@
+"""What `explain` says: how each kernel runs on the model's device, and what stays as it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from speechkit_kernels import launch
+from speechkit_kernels.launch import Hardware
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_llms import tiny
+
+from speechkit.llm import apply_kernels, explain
+
+
+@pytest.mark.parametrize(
+    ("hardware", "dtype", "said"),
+    [
+        (Hardware("cuda", (9, 0), "NVIDIA H200"), torch.bfloat16, "rms_norm: compiled for NVIDIA H200 (sm_90)"),
+        (Hardware("cuda", (7, 5), "Tesla T4"), torch.bfloat16,
+         "rms_norm by its definition: Tesla T4 (sm_75) has no bfloat16"),
+        (Hardware("cuda", (7, 5), "Tesla T4"), torch.float16, "rms_norm: compiled for Tesla T4 (sm_75)"),
+        (Hardware("cpu"), torch.float32, "rms_norm by its definition: on a CPU the definition is the fast path"),
+        (Hardware("mps", None, "Apple M4"), torch.float16,
+         "rms_norm by its definition: no kernel was written for Apple M4"),
+    ],
+    ids=lambda value: getattr(value, "name", None) or str(value),
+)  # fmt: skip
+def test_how_a_kernel_runs_is_said_for_the_device(
+    hardware: Hardware, dtype: torch.dtype, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "hardware_of", lambda device: hardware)
+    model = tiny("llama").to(dtype)
+    applied = apply_kernels(model, ("norms",))
+    assert applied.runs["norms"] == said
+    assert f"    5 norms             {said}" in str(applied).splitlines()
+
+
+def test_the_table_reads_well_and_is_what_a_notebook_shows() -> None:
+    model = tiny("gemma2")
+    before = str(explain(model)).splitlines()
+    assert before[:3] == ["Gemma 2 on cpu, float32", "      no kernel in", "      as it was:"]
+    assert len(before) == 8, "one line a kind"
+    lines = str(apply_kernels(model)).splitlines()
+    assert [(int(line[:5]), line[6:24].strip()) for line in lines[1:]] == [
+        (9, "norms"), (2, "gated units"), (2, "rotary positions"), (1, "attention"), (1, "loss"),
+    ]  # fmt: skip
+    assert "no logits in training" in lines[-1] and "geglu" in lines[2]
+    assert repr(explain(model)) == "\n".join(lines) and all(len(line) <= 140 for line in lines)
+
+
+def test_the_dtype_is_the_models_as_it_is_now() -> None:
+    model = tiny("llama")
+    apply_kernels(model)
+    assert explain(model.half()).device == "cpu, float16"
