@@ -69,11 +69,17 @@ def head_reason(model: Any) -> str:
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         return f"its head is a {type(head).__name__}"
-    if type(head.weight) is not nn.Parameter or not head.weight.is_floating_point() or hasattr(head.weight, "ds_id"):
+    plain = type(head.weight) in (nn.Parameter, torch.Tensor) and head.weight.is_floating_point()
+    if not plain or hasattr(head.weight, "ds_id"):  # bitsandbytes, torchao, FSDP 2, ZeRO 3
         return "its head is quantised or sharded"
-    if "forward" in head.__dict__ or head._forward_hooks or head._forward_pre_hooks:
+    if head._forward_hooks or head._forward_pre_hooks or _is_replaced(head):
         return "its head has hooks"
     return "" if _is_shifted(model) else "its loss is not the usual one of causal models"
+
+
+def _is_replaced(head: nn.Linear) -> bool:
+    """Whether its forward is another's; accelerate's that only moves what goes in (device_map) is no matter."""
+    return "forward" in head.__dict__ and getattr(head.__dict__.get("_hf_hook"), "offload", True)
 
 
 def _is_ours(model: Any, given: dict[str, Any], skip: bool | None) -> bool:
@@ -96,16 +102,11 @@ def _loss(
     """hidden: (B, S, H); labels: (B, S) of the next tokens; items: what the sum is divided by, None for the mean."""
     from speechkit_kernels.linear_cross_entropy import linear_cross_entropy
 
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    weight, bias = (None if x is None else x.to(hidden.device) for x in (head.weight, head.bias))
-    if torch.is_autocast_enabled(device):  # products that write into a buffer know nothing of autocast
-        hidden, weight, bias = (None if x is None else x.to(dtype) for x in (hidden, weight, bias))
-    with torch.autocast(device, enabled=False):
-        loss: torch.Tensor = linear_cross_entropy(
-            hidden, weight, labels.to(hidden.device), bias=bias, ignore_index=ignored, softcap=cap,
-            reduction="mean" if items is None else "sum",
-        )  # fmt: skip
+    hidden, labels = hidden.to(head.weight.device), labels.to(head.weight.device)  # of layers on several GPUs
+    loss: torch.Tensor = linear_cross_entropy(
+        hidden, head.weight, labels, bias=head.bias, ignore_index=ignored, softcap=cap,
+        reduction="mean" if items is None else "sum",
+    )  # fmt: skip
     if items is None:
         return loss
     return loss / (items.to(loss.device) if isinstance(items, torch.Tensor) else items)

@@ -54,7 +54,7 @@ def read(model: Any, profile: KernelProfile) -> Applied:
     counts = Counter(kind for kind, _ in found)
     weight = next(model.parameters())
     dtype = model.dtype if not weight.is_floating_point() else weight.dtype
-    runs = {kind: _runs(kernel, weight.device, dtype) for kind, kernel in found}
+    runs = {kind: _runs(model, kernel, weight.device, dtype) for kind, kernel in found}
     left = [*profile.uncovered, *_left(model, profile, counts)]
     device = f"{weight.device}, {str(dtype).removeprefix('torch.')}"
     return Applied(profile.family, {kind: counts[kind] for kind in KINDS if counts[kind]}, tuple(left), runs, device)
@@ -75,15 +75,33 @@ def attention_config(model: Any) -> Any:
     return model.config.get_text_config()
 
 
-def _runs(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
-    """As `launch.support` decides it; what attention runs is decided call by call."""
+def _runs(model: Any, kernel: str, device: torch.device, dtype: torch.dtype) -> str:
+    """As `launch.support` decides it for the device; attention is decided call by call, told for one."""
     from speechkit_kernels.launch import hardware_of, support
 
     if kernel == "attention":
-        return "dispatched call by call: speechkit_kernels.attention.choose says to what, and why"
+        return _attends(model, device, dtype)
     found = support(hardware_of(device), dtype)
     how = f"{kernel}: {found.reason}" if found.value else f"{kernel} by its definition: {found.reason}"
     return f"{how}; no logits in training" if kernel == "linear_cross_entropy" else how
+
+
+def _attends(model: Any, device: torch.device, dtype: torch.dtype) -> str:
+    from speechkit_kernels.attention import Case, choose
+    from speechkit_kernels.attention_backends import available
+    from speechkit_kernels.launch import hardware_of
+
+    config, hardware = attention_config(model), hardware_of(device)
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    latent = getattr(config, "qk_nope_head_dim", None)
+    case = Case(
+        hardware.kind, hardware.capability, dtype, latent + config.qk_rope_head_dim if latent else width, heads=heads,
+        kv_heads=heads if latent else config.num_key_value_heads, training=True, interpreted=hardware.interpreted,
+        softcap=bool(getattr(config, "attn_logit_softcapping", None)),
+    )  # fmt: skip
+    choice = choose(case, available(device))
+    return f"{choice.name}, for {case.queries:,} causal tokens in training: {choice.reason}"
 
 
 def _left(model: Any, profile: KernelProfile, counts: dict[str, int]) -> Iterator[str]:

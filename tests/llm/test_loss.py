@@ -137,13 +137,15 @@ def test_under_autocast_the_head_multiplies_in_the_lower_precision() -> None:
             low, found = theirs(IDS, labels=LABELS).loss, ours(IDS, labels=LABELS).loss
     assert found.dtype == torch.float32
     assert abs(found - exact) <= 2 * abs(low - exact) + 1e-4
-    seen = []
-    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
-        from speechkit_kernels import linear_cross_entropy as kernel
 
-        patch.setattr(kernel, "linear_cross_entropy", lambda x, w, *_, **__: seen.append((x.dtype, w.dtype)) or x.sum())
-        ours(IDS, labels=LABELS)
-    assert seen == [(torch.bfloat16, torch.bfloat16)]
+
+def test_a_head_on_another_gpu_that_only_moves_what_comes_in_keeps_the_kernel() -> None:
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    theirs, ours = pair("llama", tie_word_embeddings=False)
+    add_hook_to_module(ours.lm_head, AlignDevicesHook(execution_device="cpu"))
+    assert not any("head" in line for line in explain(ours).left)
+    assert assert_same(theirs, ours, labels=LABELS).logits is None
 
 
 def _with_hook(model: Any) -> None:

@@ -297,3 +297,35 @@ def test_a_class_put_over_ours_is_not_torn_out() -> None:
     with pytest.raises(ModelError, match="Wrapped was given another class after its kernel was put in"):
         undo_kernels(model)
     assert explain(model).counts == ALL, "nothing was taken out"
+
+
+def test_a_wrapper_for_several_gpus_is_seen_through() -> None:
+    wrapped = torch.nn.DataParallel(tiny("llama"))
+    assert apply_kernels(wrapped).counts == ALL and explain(wrapped.module).counts == ALL
+    assert undo_kernels(wrapped) == 11
+
+
+@pytest.mark.parametrize("kind", ["AutoModel", "AutoModelForSequenceClassification"])
+def test_models_with_another_head_or_none_take_all_but_the_loss(kind: str) -> None:
+    import transformers
+    from tiny_llms import config_of
+
+    torch.manual_seed(0)
+    model = getattr(transformers, kind).from_config(config_of("llama")).eval()
+    before = model(IDS)[0]
+    applied = apply_kernels(model)
+    assert applied.counts == {name: count for name, count in ALL.items() if name != "loss"} and not applied.left
+    close(model(IDS)[0], before)
+    undo_kernels(model)
+    assert torch.equal(model(IDS)[0], before)
+
+
+def test_after_trl_has_given_a_model_its_own_head_the_loss_is_left_to_it() -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    model = tiny("llama").train()
+    add_fused_lm_head(model)
+    applied = apply_kernels(model)
+    assert "loss" not in applied.counts and any("loss by transformers' own: somebody gave" in x for x in applied.left)
+    expected = tiny("llama").train()(IDS, labels=IDS).loss
+    torch.testing.assert_close(model(IDS, labels=IDS, fused_lm_head=True).loss, expected)

@@ -57,3 +57,21 @@ def test_the_dtype_is_the_models_as_it_is_now() -> None:
     model = tiny("llama")
     apply_kernels(model)
     assert explain(model.half()).device == "cpu, float16"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "dtype", "candidate"),
+    [
+        (Hardware("cuda", (7, 5), "Tesla T4"), torch.float16, "sdpa_efficient"),
+        (Hardware("cpu"), torch.float32, "sdpa_flash"),
+    ],
+    ids=["T4", "CPU"],
+)
+def test_which_attention_a_long_batch_would_take_is_said(
+    hardware: Hardware, dtype: torch.dtype, candidate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("llama").to(dtype)
+    apply_kernels(model, ("attention",))
+    monkeypatch.setattr(launch, "hardware_of", lambda device: hardware)
+    found = explain(model).runs["attention"]
+    assert found.startswith(f"{candidate}, for 2,048 causal tokens in training: ")
