@@ -21,7 +21,9 @@ SHARED_KIB = {(8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10
               (12, 0): 99, (12, 1): 99}  # fmt: skip
 ELSEWHERE_KIB = 99  # unknown cards: what all since sm_80 have
 
-MOST_REGISTERS = 160  # ptxas -v for sm_80 and sm_90: no spill forward, under 300 bytes in backward
+# ptxas -v for sm_80 and sm_90, bfloat16, causal, bytes that a thread spills: forward and dq none, but 92 forward at
+# heads of 256 on sm_80; dk and dv 60 to 320. Whether narrower tiles, which read more, are faster was not measured.
+MOST_REGISTERS = 160
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ BACKWARD_KEYS = {
     True: [Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 1), Tile(32, 64, 4, 1)],
     False: [Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(32, 64, 4, 2), Tile(32, 64, 4, 1)],
 }
+# Heads of 256: dk and dv fill the registers; 64 by 64 would spill 1,000 to 1,400 bytes a thread on sm_90.
+BACKWARD_KEYS_256 = {True: [Tile(64, 32, 8, 2)], False: [Tile(32, 64, 8, 1), Tile(32, 32, 8, 2)]}
 BACKWARD_QUERIES = {
     True: [Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 1), Tile(64, 32, 4, 1)],
     False: [Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(64, 32, 4, 1)],
@@ -76,7 +80,8 @@ def shared_bytes(tile: Tile, kernel: str, head: int, size: int) -> int:
     """Bytes that the tile takes, from above: what stays, what is in flight, and the table on its way into a product."""
     stays, moves = (tile.keys, tile.queries) if kernel == "backward_keys" else (tile.queries, tile.keys)
     resident = stays * head * size * (1 if kernel == "forward" else 2)
-    table = tile.queries * tile.keys * size
+    tables = 4 if tile.stages == 1 and kernel != "forward" else 1  # unpipelined, ptxas has both there, in float32
+    table = tables * tile.queries * tile.keys * size
     return resident + tile.stages * 2 * moves * head * size + table
 
 
@@ -104,6 +109,6 @@ def tiles(capability: tuple[int, int] | None, head_dim: int, dtype: torch.dtype)
 
     return Tiles(
         widest("forward", FORWARD[groups]),
-        widest("backward_keys", BACKWARD_KEYS[groups]),
+        widest("backward_keys", (BACKWARD_KEYS if head < 256 else BACKWARD_KEYS_256)[groups]),
         widest("backward_queries", BACKWARD_QUERIES[groups]),
     )

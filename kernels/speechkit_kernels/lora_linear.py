@@ -89,7 +89,7 @@ class _LoRALinear(torch.autograd.Function):
         ctx.weight, ctx.scale, ctx.bias_dtype = None if dense else weight, scale, None if bias is None else bias.dtype
         w = weight.to(x.dtype) if isinstance(weight, torch.Tensor) else weight
         low = LowRank(a.to(x.dtype).contiguous(), b.to(x.dtype).contiguous(), scale)
-        y = _launch_forward(rows_of(x), w, low, None if bias is None else bias.to(x.dtype))
+        y = _launch_forward(rows_of(x), w, low, None if bias is None else bias.to(x.dtype).contiguous())
         return y.view(*x.shape[:-1], w.shape[0])
 
     @staticmethod

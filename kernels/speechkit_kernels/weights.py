@@ -78,7 +78,7 @@ class _FrozenLinear(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, weight: Weight) -> torch.Tensor:
         ctx.weight, ctx.shape = weight, x.shape
         ctx.bias_dtype = None if bias is None else bias.dtype
-        y = weight.product(rows_of(x), None if bias is None else bias.to(x.dtype))
+        y = weight.product(rows_of(x), None if bias is None else bias.to(x.dtype).contiguous())
         return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod

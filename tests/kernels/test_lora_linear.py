@@ -219,6 +219,17 @@ def test_leading_dimensions_gaps_and_no_rows(device: str) -> None:
             )  # fmt: skip
 
 
+@pytest.mark.parametrize("rows", [3, 70], ids=["fused", "apart"])
+def test_a_bias_may_have_gaps(rows: int, device: str) -> None:
+    weight = quantised(6, 64, device)
+    x, a, b, bias = parts(rows, 6, 64, 4, device, HALF)
+    assert_equal_to(
+        lambda x, a, b, bias: lora_linear(x, weight, a, b, 1.0, bias[::2]),
+        lambda x, a, b, bias: reference.lora_linear(x, weight, a, b, 1.0, bias[::2]),
+        [x, a, b, bias.repeat_interleave(2)],
+    )
+
+
 def test_nothing_derives_it_twice() -> None:
     x, a, b, _ = (one.double().requires_grad_() for one in parts(3, 4, 6, 2, "cpu", FULL))
     (dx,) = torch.autograd.grad(lora_linear(x, torch.ones(4, 6).double(), a, b).square().sum(), x, create_graph=True)

@@ -148,6 +148,16 @@ def test_leading_dimensions_gaps_and_no_rows(device: str) -> None:
         assert_equal_to(partial(nf4_linear, weight=weight), partial(definition.nf4_linear, weight=weight), [x])
 
 
+@pytest.mark.parametrize("rows", [1, 3, 70])
+def test_a_bias_may_have_gaps(rows: int, device: str) -> None:
+    weight = quantised(6, 64, device)
+    x, bias = torch.randn(rows, 64, device=device).half(), torch.randn(12, device=device).half()
+    assert_equal_to(
+        lambda x, bias: nf4_linear(x, weight, bias[::2]), lambda x, bias: definition.nf4_linear(x, weight, bias[::2]),
+        [x, bias],
+    )  # fmt: skip
+
+
 def test_nothing_is_kept_for_the_backward_pass_but_the_weight(device: str) -> None:
     weight, kept = quantised(8, 64, device), []
     x = torch.randn(70, 64, device=device, requires_grad=True)

@@ -118,6 +118,19 @@ def test_it_is_a_weight_and_carries_a_low_rank_update(values: torch.dtype, devic
     )  # fmt: skip
 
 
+def test_a_transposed_weight_is_quantised_row_by_row_and_a_bias_may_have_gaps(device: str) -> None:
+    weight = row_quantise(torch.randn(64, 6, device=device).T)
+    x, bias = torch.randn(3, 64, device=device).half(), torch.randn(12, device=device).half()[::2]
+    assert_equal_to(
+        lambda x, bias: row_linear(x, weight, bias[::2]), lambda x, bias: reference.row_linear(x, weight, bias[::2]),
+        [x, bias.repeat_interleave(2)],
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"RowWeight: values have strides \(1, 6\), scale \(1,\); give both without gaps"
+    ):
+        reference.RowWeight(weight.values.T.contiguous().T, weight.scale, weight.dtype)
+
+
 def test_its_size_is_told() -> None:
     assert repr(row_quantise(torch.randn(4, 10))) == "RowWeight(4 x 10, int8, 56 bytes, cpu)"
 

@@ -32,6 +32,13 @@ class RowWeight:
     scale: torch.Tensor  # (N,) float32
     dtype: torch.dtype  # of what it was made
 
+    def __post_init__(self) -> None:
+        if not self.values.is_contiguous() or not self.scale.is_contiguous():
+            raise ValueError(
+                f"RowWeight: values have strides {self.values.stride()}, scale {self.scale.stride()}; "
+                "give both without gaps"
+            )
+
     def __repr__(self) -> str:
         kind = str(self.values.dtype).removeprefix("torch.")
         return f"RowWeight({self.shape[0]} x {self.shape[1]}, {kind}, {self.nbytes:,} bytes, {self.device})"
@@ -87,7 +94,7 @@ def row_quantise(weight: torch.Tensor, dtype: torch.dtype = torch.int8) -> RowWe
             f"row_quantise: got {weight.dtype} of shape {tuple(weight.shape)} for {dtype}; "
             "give a float (N, K) for torch.int8 or torch.float8_e4m3fn"
         )
-    wide = weight.detach().float()
+    wide = weight.detach().float().contiguous()  # a transposed one would keep its strides through all that follows
     most = wide.abs().amax(dim=1) if weight.shape[1] else wide.new_zeros(weight.shape[0])
     scale = most / MOST[dtype]
     value = wide / scale.where(scale > 0, 1.0)[:, None]
