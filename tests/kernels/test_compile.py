@@ -1,77 +1,115 @@
-"""Kernels compile for the cards they are for, on a machine without one; that they run there is not shown here."""
+"""Every kernel that is launched, through ptxas for the cards it is for, with the constants that its launcher picks.
+
+What the interpreter cannot show: that a kernel compiles at all, that its tiles fit the shared memory of the card, that
+its numbers fit the registers, and that products run on tensor cores. That it runs there, and how fast, is not shown.
+For every width of head on every card: SPEECHKIT_COMPILE=all. As a table: `python tests/kernels/compiling.py`.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import ast
 from pathlib import Path
-from typing import Any
 
 import pytest
+from compiling import ALL, CARDS, Compiled, compiled, named
 
-HERE = Path(__file__).parent
+pytest.importorskip("triton.backends.nvidia")
+pytestmark = pytest.mark.slow
+
+PACKAGE = Path(__file__).resolve().parents[2] / "kernels/speechkit_kernels"
+KIB = 1024
+SHARED = {"sm_75": 64 * KIB, "sm_80": 163 * KIB, "sm_89": 99 * KIB, "sm_90": 227 * KIB}  # CUDA's guide, a block
+# Triton uses no tensor cores below sm_80: launchers take these nowhere else
+FROM_AMPERE = ("flash_attention", "nf4_linear._forward", "nf4_linear._backward", "row_linear")
+# Bytes a thread. Backward holds two sums beside two tables of scores; a rank of 128 is held beside 64 rows. Narrower
+# tiles would spill nothing and read more: which of the two is faster, a card must tell.
+SPILLED = {"flash_attention_backward._backward_keys": 480, "nf4_linear._forward": 640}
+ELSEWHERE = 96
 
 
-def quantised(half: str) -> dict[str, str]:
-    """Types of the parameters that kernels of 4-bit and 8-bit weights share; `half` of the tensors beside W."""
-    tables = ("levels_ptr", "peak_ptr", "table_ptr", "offset_ptr", "part_ptr", "middles_ptr", "scale_ptr")
-    sizes = ("x_step", "dy_step", "rows", "outer", "inner", "rank", "each", "total", "count")
-    tensors = ("x_ptr", "y_ptr", "dy_ptr", "dx_ptr", "bias_ptr", "a_ptr", "b_ptr", "w_ptr")
+def jit_functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
     return {
-        **dict.fromkeys(tables, "*fp32"), **dict.fromkeys(sizes, "i32"), **dict.fromkeys(tensors, f"*{half}"),
-        "packed_ptr": "*u8", "absmax_ptr": "*u8", "code_ptr": "*u8", "ticket_ptr": "*i32", "half": "fp32",
-        "low_scale": "fp32",
-    }  # fmt: skip
+        node.name: node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and any(ast.unparse(mark) == "triton.jit" for mark in node.decorator_list)
+    }
 
 
-def case(kernel: str, half: str, cards: list[int], types: dict[str, str] | None = None, **constants: Any) -> Any:
-    found = {"kernel": kernel, "types": quantised(half) | (types or {}), "cards": cards, "constants": constants}
-    return found | {"options": {"num_warps": 8 if constants.get("ROWS") == 64 else 4}}
+def launched() -> set[str]:
+    """Of the package's source: each function under `triton.jit` that no other one uses, "module._name"."""
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+    functions = {module: jit_functions(tree) for module, tree in trees.items()}
+    used = set()
+    for module, tree in trees.items():
+        home = dict.fromkeys(functions[module], module)
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("speechkit_kernels."):
+                home |= {alias.name: str(node.module).rpartition(".")[2] for alias in node.names}
+        for function in functions[module].values():
+            names = {node.id for part in function.body for node in ast.walk(part) if isinstance(node, ast.Name)}
+            used |= {f"{home[name]}.{name}" for name in names if name in home}
+    return {f"{module}.{name}" for module, found in functions.items() for name in found} - used
 
 
-PLAIN = {"absmax_ptr": "*fp32"}
-CASES = [
-    case("nf4._quantise", "fp32", [75, 90], PLAIN, SMALLEST=1e-38, ROWS=32),
-    case("nf4._nest", "fp32", [75], PLAIN, GRIDDED=True),
-    case("nf4._dequantise", "fp16", [75], NESTED=True, ROWS=32),
-    case("nf4._dequantise", "bf16", [90], PLAIN, NESTED=False, ROWS=32),
-    case("nf4_linear._vector", "fp16", [75], NESTED=True, BIAS=True, OUTER=4, GROUPS=16),
-    case("nf4_linear._vector", "fp32", [90], PLAIN, NESTED=False, BIAS=False, OUTER=4, GROUPS=16),
-    case("nf4_linear._forward", "fp16", [80], KIND="tl.float16", NESTED=True, BIAS=True, LOW=False, SPLITS=1, ROWS=16,
-         OUTER=64, GROUPS=2, RANK=16, rank=0),
-    case("nf4_linear._forward", "bf16", [90], KIND="tl.bfloat16", NESTED=True, BIAS=True, LOW=True, SPLITS=4, ROWS=64,
-         OUTER=64, GROUPS=2, RANK=16, rows=1, each=1),
-    case("nf4_linear._backward", "bf16", [80, 90], KIND="tl.bfloat16", NESTED=True, SPLITS=4, ROWS=16, OUTER=64,
-         GROUPS=2),
-    case("row_linear._forward", "bf16", [80], {"value_ptr": "*i8"}, KIND="tl.bfloat16", BIAS=True, SPLITS=1, ROWS=16,
-         OUTER=64, INNER=64),
-    case("row_linear._forward", "fp16", [89, 90], {"value_ptr": "*fp8e4nv"}, KIND="tl.float16", BIAS=True, SPLITS=4,
-         ROWS=16, OUTER=64, INNER=64),
-]  # fmt: skip
+@pytest.fixture(scope="module")
+def found() -> list[Compiled]:
+    return compiled(ALL, CARDS)
 
 
-def compiled(cases: list[Any]) -> str:
-    """What compiling.py says of them, in a process that does not interpret."""
-    pytest.importorskip("triton.backends.nvidia")
-    paths = [str(HERE.parents[1] / "kernels"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "compiling.py")], input=json.dumps(cases), env=environment, capture_output=True,
-        text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+def test_every_kernel_compiles(found: list[Compiled]) -> None:
+    assert not [str(one) for one in found if one.error]
 
 
-def test_kernels_compile_for_the_cards_they_are_for() -> None:
-    assert compiled(CASES) == ""
+def test_each_is_there_for_every_card_that_it_is_for(found: list[Compiled]) -> None:
+    """A new kernel that no function of launches.py starts fails here."""
+    cards: dict[str, set[str]] = {kernel: set() for kernel in launched()}
+    for one in found:
+        cards[one.kernel].add(one.card)
+    newer = {"sm_80", "sm_89", "sm_90"}
+    assert cards == {kernel: newer if kernel.startswith(FROM_AMPERE) else newer | {"sm_75"} for kernel in cards}
 
 
-def test_what_does_not_compile_is_told() -> None:
-    """Operands of 64-bit integers have no product: the check sees a kernel that is wrong."""
-    wrong = case(
-        "nf4_linear._backward", "fp64", [90], KIND="tl.int64", NESTED=True, SPLITS=1, ROWS=16, OUTER=64, GROUPS=2
-    )
-    assert "nf4_linear._backward for sm_90 with" in compiled([wrong])
+def test_no_card_is_given_what_it_does_not_have(found: list[Compiled]) -> None:
+    assert not [str(one) for one in found if one.card == "sm_75" and "bf16" in one.types]
+    assert {one.card for one in found if "fp8" in one.types} == {"sm_89", "sm_90"}
+
+
+def test_registers_are_enough(found: list[Compiled]) -> None:
+    assert not [str(one) for one in found if one.spilled > SPILLED.get(one.kernel, ELSEWHERE)]
+
+
+def test_shared_memory_fits_the_card(found: list[Compiled]) -> None:
+    assert not [str(one) for one in found if one.shared > SHARED[one.card]]
+
+
+def test_products_run_on_tensor_cores_and_hoppers_in_warp_groups(found: list[Compiled]) -> None:
+    multiplying = [one for one in found if one.kernel.startswith(FROM_AMPERE) and not one.kernel.endswith("_delta")]
+    products = [one for one in multiplying if one.launch != "attentions_in_float32"]  # multiplied one by one
+    assert products and not [str(one) for one in products if not one.product]
+    tiles = [one for one in products if one.card == "sm_90" and one.kernel.startswith("flash")]
+    assert tiles and not [str(one) for one in tiles if one.product != "wgmma"]
+
+
+def test_the_tiles_of_attention_take_no_more_than_they_were_chosen_for(found: list[Compiled]) -> None:
+    """`shared_bytes` is an upper bound; if it were not, a tile that it lets through could fail to launch."""
+    from speechkit_kernels.attention_tiles import Tile, shared_bytes
+
+    seen = 0
+    for one in found:
+        module, _, name = one.kernel.partition("._")
+        if module.startswith("flash_attention") and "BLOCK_N" in one.constants:
+            queries, keys, head = (int(one.constants[size]) for size in ("BLOCK_M", "BLOCK_N", "D"))
+            size = 4 if one.launch == "attentions_in_float32" else 2
+            assert one.shared <= shared_bytes(Tile(queries, keys, one.warps, one.stages), name, head, size), str(one)
+            seen += 1
+    assert seen >= 12
+
+
+def test_what_does_not_compile_and_what_does_not_fit_is_seen() -> None:
+    wrong, much = compiled([("wrong_kernels", "two_types"), ("wrong_kernels", "too_much")], [(8, 0)])
+    assert wrong.kernel == "wrong_kernels._two_types" and "found" in wrong.error
+    assert much.spilled > ELSEWHERE and much.shared > 0 and much.product, str(much)
+
+
+def test_every_card_has_its_limit() -> None:
+    assert [named(card) for card in CARDS] == list(SHARED)
