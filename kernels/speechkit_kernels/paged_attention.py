@@ -25,7 +25,15 @@ from speechkit_kernels.attention_parts import LOG2E, capped, dot, precision
 from speechkit_kernels.attention_rule import Rule, check_rule, check_values
 from speechkit_kernels.attention_tiles import head_block
 from speechkit_kernels.flash_attention import WIDEST_HEAD
-from speechkit_kernels.launch import block_of, check_same, check_shape, on_its_device, use_kernel
+from speechkit_kernels.launch import (
+    MATMUL,
+    block_of,
+    check_same,
+    check_shape,
+    hardware_of,
+    on_its_device,
+    use_kernel,
+)
 from speechkit_kernels.reference.attention import paged_attention as _definition
 
 __all__ = ["paged_attention", "parts"]
@@ -114,6 +122,13 @@ def parts(rows: int, keys: int, multiprocessors: int) -> int:
     return max(1, min(wanted, keys // SHORTEST, 64))
 
 
+def by_product(capability: tuple[int, int] | None, dtype: torch.dtype, group: int) -> bool:
+    """Whether scores are products of matrices, of 16 query heads or zeros: where one head alone reads its keys, only on
+    tensor cores. Without them 15 rows of zeros would cost more than sums over lanes.
+    """
+    return group > 1 or (capability is not None and capability >= MATMUL and dtype != torch.float32)
+
+
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
@@ -133,13 +148,14 @@ def _launch(
     some = torch.empty((batch, heads, cut, width), dtype=torch.float32, device=q.device) if cut > 1 else o[:, :, None]
     lse = torch.empty((batch, heads, cut), dtype=torch.float32, device=q.device) if cut > 1 else q
     group, block = heads // kv_heads, head_block(width)
+    product = by_product(hardware_of(q.device).capability, q.dtype, group)
     scale = rule.scale if rule.scale is not None else width**-0.5
     _part[(batch * kv_heads * cut,)](
         q, k, v, table, lengths, some, lse, q.stride(0), q.stride(1), k.stride(0), k.stride(1), k.stride(2),
         v.stride(0), v.stride(1), v.stride(2), table.stride(0), some.stride(0), some.stride(1), some.stride(2),
         lse.stride(0), lse.stride(1), kv_heads, group, cut, page, width, scale * LOG2E, rule.softcap or 1.0,
         rule.window or 0, WINDOW=rule.window is not None, CAPPED=rule.softcap is not None,
-        GROUP=1 if group == 1 else max(16, block_of(group)), PRODUCT=group > 1, TILE=TILE, D=block,
+        GROUP=max(16, block_of(group)) if product else 1, PRODUCT=product, TILE=TILE, D=block,
         PRECISION=precision(q), num_warps=4, num_stages=2,
     )  # fmt: skip
     if cut > 1:

@@ -56,6 +56,34 @@ def test_a_sequence_cut_into_parts_comes_out_as_whole(length: int, window: int |
     assert_close("definition", whole, definition(q, k, v, table, lengths, window=window))
 
 
+@pytest.mark.parametrize(
+    ("capability", "dtype", "group", "product"),
+    [
+        ((9, 0), torch.bfloat16, 1, True),
+        ((8, 0), torch.float16, 1, True),
+        ((8, 0), torch.float32, 1, False),
+        ((8, 0), torch.float32, 4, True),
+        ((7, 5), torch.float16, 1, False),
+        (None, torch.float16, 1, False),
+    ],
+)
+def test_scores_are_products_where_there_are_tensor_cores_or_heads_enough(
+    capability: tuple[int, int] | None, dtype: torch.dtype, group: int, product: bool
+) -> None:
+    assert module.by_product(capability, dtype, group) is product
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_key_head_to_each_query_head_by_products_as_on_tensor_cores(
+    cut: int, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    k, v, table, lengths = cache([70, 0, 333], 16, 2, 24, torch.float32, device)
+    q = torch.randn(3, 2, 24, device=device)
+    monkeypatch.setattr(module, "by_product", lambda *_: True)
+    got = module._launch(q, k, v, table, lengths, Rule(), cut)
+    assert_close("o", got, definition(q, k, v, table, lengths))
+
+
 def test_the_definition_is_that_of_torch_on_tokens_side_by_side() -> None:
     k, v, table, lengths = cache([13, 4], 4, 2, 16, torch.float32, "cpu")
     q = torch.randn(2, 4, 16)
