@@ -96,9 +96,17 @@ def _packing(q: torch.Tensor, k: torch.Tensor, rest: dict[str, Any]) -> Packing 
     source = ends if ends is not None else positions
     if source is None or q.shape[0] != 1 or q.shape[1] != k.shape[1] or (ends is None and source.dim() != 2):
         return None
+    return _documents(source, ends is not None)
+
+
+# where documents begin stands in the data: torch.compile calls this between two graphs, in each layer of a lone row
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _documents(source: torch.Tensor, told: bool) -> Packing | None:
+    """From `cu_seq_lens_q` where `told`, otherwise from position_ids (1, S)."""
     if _LAST[0]() is source and _LAST[1] == source._version:
         return _LAST[2]
-    if ends is None:
+    ends: torch.Tensor | None = source
+    if not told:
         starts = (source[0] == 0).nonzero().flatten().to(torch.int32)
         ends = torch.cat([starts, starts.new_tensor([source.shape[1]])]) if len(starts) and not starts[0] else None
     packing = Packing.of(ends.to(torch.int32)) if ends is not None and len(ends) > 2 else None

@@ -84,6 +84,18 @@ def test_documents_of_a_packed_row_are_found_once_a_batch_and_anew_when_they_cha
         assert len(found) == 2
 
 
+def test_packed_documents_under_torch_compile_equal_each_alone_batch_after_batch() -> None:
+    torch._dynamo.reset()
+    plain = model_of("llama", "eager")
+    compiled = torch.compile(model_of("llama", ours.NAME), backend="eager")
+    for documents in (DOCUMENTS, [[7, 11, 8], [5, 9, 13, 44, 32, 10, 61, 12, 3], [21, 34, 55, 17, 6]], DOCUMENTS[:1]):
+        ids = torch.tensor([[token for one in documents for token in one]])
+        positions = torch.cat([torch.arange(len(one)) for one in documents])[None]
+        alone = torch.cat([plain(input_ids=torch.tensor([one])).logits[0] for one in documents])
+        packed = compiled(input_ids=ids, position_ids=positions).logits[0]
+        torch.testing.assert_close(packed, alone, atol=3e-5, rtol=1e-4)
+
+
 def test_dropout_is_refused() -> None:
     model = model_of("llama", ours.NAME).train()
     model.model.layers[0].self_attn.attention_dropout = 0.1
