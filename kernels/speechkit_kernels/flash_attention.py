@@ -47,22 +47,26 @@ WIDEST_HEAD = 256
 @triton.jit
 def _sweep(acc, top, total, q, k_ptr, v_ptr, i, begin, end, begin_k, queries, keys, k_step, v_step, width, scale2, cap,
            window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, MASKED: tl.constexpr,
-           BLOCK_N: tl.constexpr, D: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+           POSITIVE: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, EXACT: tl.constexpr,
+           PRECISION: tl.constexpr):  # fmt: skip
     """Tiles begin … end - 1 of keys, added to acc (M, D), top and total (M,)."""
     for tile in range(begin, end):
         j = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         k = load_rows(k_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, k_step, width, BLOCK_N, D, MASKED, EXACT)
         s = dot(q, tl.trans(k), tl.zeros((q.shape[0], BLOCK_N), tl.float32), PRECISION)  # (M, N)
+        unit = 1.0
         if CAPPED:
             s = cap * 1.4426950408889634 * capped(s * scale2, cap)
+        elif POSITIVE:  # max (scale · s) is scale · max s: one multiplication a row, and one fused with the difference
+            unit = scale2
         else:
             s *= scale2
         if MASKED:
             s = tl.where(seen_by(i[:, None], j[None, :], keys - queries, queries, keys, window, CAUSAL, WINDOW),
                          s, float("-inf"))  # fmt: skip
-        higher = tl.maximum(top, tl.max(s, axis=1))
+        higher = tl.maximum(top, tl.max(s, axis=1) * unit)
         held = tl.where(higher == float("-inf"), 0.0, higher) if MASKED else higher  # nothing seen so far
-        p, fade = tl.exp2(s - held[:, None]), tl.exp2(top - held)
+        p, fade = tl.exp2(s * unit - held[:, None]), tl.exp2(top - held)
         total = total * fade + tl.sum(p, axis=1)
         v = load_rows(v_ptr, begin_k + tile * BLOCK_N, keys - tile * BLOCK_N, v_step, width, BLOCK_N, D, MASKED, EXACT)
         acc = dot(p.to(v.dtype), v, acc * fade[:, None], PRECISION)
@@ -75,7 +79,7 @@ def _forward(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, cu_q_ptr, cu_k_ptr,
              q_batch, q_step, q_head, k_batch, k_step, k_head, v_batch, v_step, v_head, o_batch, o_step, o_head,
              lse_batch, lse_head, tiles, heads, group, documents, queries, keys, width, scale2, cap, window,
              PACKED: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr,
-             BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, MANY: tl.constexpr,
+             POSITIVE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, MANY: tl.constexpr,
              EXACT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     program = tl.program_id(0)
     number = tiles - 1 - program % tiles  # causal: the tiles with most keys first
@@ -96,13 +100,13 @@ def _forward(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, cu_q_ptr, cu_k_ptr,
     total = tl.zeros((BLOCK_M,), tl.float32)
     if WINDOW:
         acc, top, total = _sweep(acc, top, total, q, k_ptr, v_ptr, i, first, whole, begin_k, queries, keys, k_step,
-                                 v_step, width, scale2, cap, window, CAUSAL, WINDOW, CAPPED, True, BLOCK_N, D,
+                                 v_step, width, scale2, cap, window, CAUSAL, WINDOW, CAPPED, True, POSITIVE, BLOCK_N, D,
                                  EXACT, PRECISION)  # fmt: skip
     acc, top, total = _sweep(acc, top, total, q, k_ptr, v_ptr, i, whole, ragged, begin_k, queries, keys, k_step,
-                             v_step, width, scale2, cap, window, CAUSAL, WINDOW, CAPPED, False, BLOCK_N, D,
+                             v_step, width, scale2, cap, window, CAUSAL, WINDOW, CAPPED, False, POSITIVE, BLOCK_N, D,
                              EXACT, PRECISION)  # fmt: skip
     acc, top, total = _sweep(acc, top, total, q, k_ptr, v_ptr, i, ragged, last, begin_k, queries, keys, k_step,
-                             v_step, width, scale2, cap, window, CAUSAL, WINDOW, CAPPED, True, BLOCK_N, D,
+                             v_step, width, scale2, cap, window, CAUSAL, WINDOW, CAPPED, True, POSITIVE, BLOCK_N, D,
                              EXACT, PRECISION)  # fmt: skip
     o = acc / tl.where(total > 0.0, total, 1.0)[:, None]
     store_rows(o_ptr + batch * o_batch + head * o_head, first_q, left, o_step, width, o, BLOCK_M, D)
@@ -120,13 +124,13 @@ def _launch_forward(
     if not o.numel():
         return o, lse
     tile = tiles(hardware_of(q.device).capability, width, q.dtype).forward
-    (numbers, rest), constants, _ = constants_of(q, k, cu_q, rule)
+    (numbers, rest), constants, scale = constants_of(q, k, cu_q, rule)
     count = count_of(queries, cu_q, tile.queries)
     _forward[(count * heads * batch,)](
         q, k, v, o, lse, q if cu_q is None else cu_q, q if cu_k is None else cu_k,
         *strides_of(q), *strides_of(k), *strides_of(v), *strides_of(o), lse.stride(0), lse.stride(1),
         count, heads, heads // k.shape[2], *numbers, *rest, **constants,
-        **sizes_of(tile),
+        POSITIVE=scale > 0, **sizes_of(tile),
     )  # fmt: skip
     return o, lse
 

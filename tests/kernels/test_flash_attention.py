@@ -188,6 +188,13 @@ def test_nothing_gives_nothing_and_zero_gradients(sizes: tuple[int, int, int], d
     assert flash_attention(*(x[:0].flatten(0, 1) for x in inputs), cu_seqlens=packed).shape == (0, 2, 8)
 
 
+@pytest.mark.parametrize("scale", [-0.5, 0.0])
+def test_a_scale_that_is_not_positive_turns_the_order_of_scores(scale: float, device: str) -> None:
+    rule: dict[str, Any] = {"causal": True, "window": 20, "scale": scale}
+    inputs = qkv(1, 50, 50, (1, 1), 16, device=device)
+    assert_equal_to(both(flash_attention, **rule), both(definition, **rule), [2 * x for x in inputs])
+
+
 @pytest.mark.parametrize("window", [2**31 - 1, 2**40])
 def test_a_window_wider_than_any_sequence_leaves_nothing_out(window: int, device: str) -> None:
     """Sums of positions and window stay within int32."""
