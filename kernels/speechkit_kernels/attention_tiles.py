@@ -22,7 +22,7 @@ SHARED_KIB = {(8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10
 ELSEWHERE_KIB = 99  # unknown cards: what all since sm_80 have
 
 # ptxas -v for sm_80 and sm_90, bfloat16, causal, bytes that a thread spills: forward and dq none, but 92 forward at
-# heads of 256 on sm_80; dk and dv 60 to 320. Whether narrower tiles, which read more, are faster was not measured.
+# heads of 256 on sm_80; dk and dv 60 to 430. Whether narrower tiles, which read more, are faster was not measured.
 MOST_REGISTERS = 160
 
 
@@ -58,8 +58,9 @@ BACKWARD_KEYS = {
     True: [Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 1), Tile(32, 64, 4, 1)],
     False: [Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(32, 64, 4, 2), Tile(32, 64, 4, 1)],
 }
-# Heads of 256: dk and dv fill the registers; 64 by 64 would spill 1,000 to 1,400 bytes a thread on sm_90.
-BACKWARD_KEYS_256 = {True: [Tile(64, 32, 8, 2)], False: [Tile(32, 64, 8, 1), Tile(32, 32, 8, 2)]}
+# Heads of 256: dk and dv fill the registers. On sm_90 64 by 64 spills 600 bytes a thread, with a soft cap up to 1,400;
+# half the queries 430 to 480. Fewer keys would spill least, but lose the warp groups and read q and do twice as often.
+BACKWARD_KEYS_256 = {True: [Tile(32, 64, 8, 2)], False: [Tile(32, 64, 8, 1), Tile(32, 32, 8, 2)]}
 BACKWARD_QUERIES = {
     True: [Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 1), Tile(64, 32, 4, 1)],
     False: [Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(64, 32, 4, 1)],
