@@ -63,6 +63,25 @@ def test_adapters_around_or_within(first: str) -> None:
     close(model.merge_and_unload()(IDS).logits, lora(tiny("llama")).merge_and_unload()(IDS).logits)
 
 
+def test_adapters_over_four_bits(tmp_path: Path) -> None:
+    """bitsandbytes' layers on a CPU; the head is not quantised, so that its loss is the kernel's."""
+    from peft import prepare_model_for_kbit_training
+    from transformers import BitsAndBytesConfig
+
+    tiny("llama", hidden_size=64, intermediate_size=128).save_pretrained(tmp_path)
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=four, device_map={"": "cpu"})
+    model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+    model = lora(model).train()
+    _, loss, gradients = loss_and_gradients(model)
+    assert apply_kernels(model).counts == ALL
+    none, our_loss, ours = loss_and_gradients(model)
+    torch.testing.assert_close(our_loss, loss, atol=1e-6, rtol=1e-5)
+    assert none is None and ours.keys() == gradients.keys() and len(ours) == 12
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-3)
+
+
 def test_an_adapted_or_saved_head_computes_its_loss_as_transformers_does() -> None:
     for more in ({"modules_to_save": ["lm_head"]}, {"target_modules": ["lm_head"]}):
         from peft import LoraConfig, get_peft_model
