@@ -56,8 +56,8 @@ SINGLE = [Tile(32, 32, 8, 1)]  # float32: without TF32 its products are single m
 NARROW = [Tile(32, 32, 4, 2), Tile(32, 32, 4, 1), Tile(16, 32, 4, 1), Tile(16, 16, 4, 1)]
 BACKWARD_KEYS = {
     True: [Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 1), Tile(32, 64, 4, 1)],
-    # heads of 128: 128 keys, or 64 with four warps, spill some 300 bytes a thread; packed under a soft cap, 128 keys are
-    # given 32 registers on sm_80, and spill 3,400
+    # heads of 128: 128 keys, or 64 with four warps, spill some 300 bytes a thread; packed under a soft cap, 128 keys
+    # are given 32 registers on sm_80, and spill 3,400
     False: [Tile(64, 128, 8, 2), Tile(32, 64, 8, 2), Tile(32, 64, 4, 1)],
 }
 # Heads of 256: dk and dv fill the registers. On sm_90 64 by 64 spills 600 bytes a thread, with a soft cap up to 1,400;
