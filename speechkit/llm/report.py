@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from speechkit.llm.exchange import recipe_of, taken_in, why_not
 from speechkit.llm.forwards import activation_of
 from speechkit.llm.loss import head_reason
@@ -13,7 +15,6 @@ from speechkit.llm.loss import head_reason
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
     from torch import nn
 
     from speechkit.llm.registry import KernelProfile
@@ -54,10 +55,11 @@ def read(model: Any, profile: KernelProfile) -> Applied:
     counts = Counter(kind for kind, _ in found)
     weight = next(model.parameters())
     dtype = model.dtype if not weight.is_floating_point() else weight.dtype
-    runs = {kind: _runs(model, kernel, weight.device, dtype) for kind, kernel in found}
+    device = _device(model, weight)
+    runs = {kind: _runs(model, kernel, device, dtype) for kind, kernel in found}
     left = [*profile.uncovered, *_left(model, profile, counts)]
-    device = f"{weight.device}, {str(dtype).removeprefix('torch.')}"
-    return Applied(profile.family, {kind: counts[kind] for kind in KINDS if counts[kind]}, tuple(left), runs, device)
+    there = f"{device}, {str(dtype).removeprefix('torch.')}"
+    return Applied(profile.family, {kind: counts[kind] for kind in KINDS if counts[kind]}, tuple(left), runs, there)
 
 
 def matching(model: nn.Module, profile: KernelProfile, kind: str) -> list[tuple[str, nn.Module]]:
@@ -73,6 +75,13 @@ def matching(model: nn.Module, profile: KernelProfile, kind: str) -> list[tuple[
 def attention_config(model: Any) -> Any:
     """The configuration whose attention can be chosen: of the text, where there are images too."""
     return model.config.get_text_config()
+
+
+def _device(model: nn.Module, weight: torch.Tensor) -> torch.device:
+    """Where the model computes: an offloaded one has no weights there until accelerate's hook brings them."""
+    hooks: list[Any] = [module.__dict__.get("_hf_hook") for module in model.modules()] if weight.is_meta else []
+    devices = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]
+    return torch.device(devices[0]) if devices else weight.device
 
 
 def _runs(model: Any, kernel: str, device: torch.device, dtype: torch.dtype) -> str:

@@ -162,7 +162,8 @@ def test_accelerates_hooks_that_load_each_layer_when_it_is_needed(first: str) ->
     cpu_offload(model, execution_device=torch.device("cpu"))
     assert model.model.norm.weight.is_meta, "the weight is elsewhere until the hook brings it"
     applied = apply_kernels(model)
-    assert {**applied.counts, "loss": 1} == ALL
+    assert {**applied.counts, "loss": 1} == ALL and applied.device == "cpu, float32"
+    assert any("its head is" in line or "its head has hooks" in line for line in applied.left)
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         from speechkit_kernels import rms_norm
