@@ -41,3 +41,12 @@ def test_a_tile_of_4_bit_weights_goes_from_memory_to_the_product_in_registers(ca
     assert len(wide) == 4, "two loads of 16 bytes a thread before the loop, two in it"
     assert found.shared <= 4096, "x and scales alone"
     assert len(re.findall(r"st\.shared\S*\.v4", loop)) <= 2, "x alone"
+
+
+def test_dequantising_reads_and_writes_whole_words() -> None:
+    """Of 8 weights a thread reads four bytes, one absmax with its peak, and eight levels; it writes 16 bytes."""
+    found = compiled([("launches", "four_bits")], [(9, 0)], texts=True)
+    (ptx,) = (one.ptx for one in found if one.kernel == "nf4._dequantise" and one.constants["NESTED"] == "True")
+    assert len(re.findall(r"ld\.global\S*\.b8", ptx)) == 1, "the code of the absmax"
+    assert len(re.findall(r"ld\.global\S*\.b32", ptx)) == 1 + 8 + 3, "bytes, levels, and what the absmax is made of"
+    assert len(re.findall(r"st\.global\S*\.v4", ptx)) == len(re.findall(r"st\.global", ptx)) == 1
