@@ -38,6 +38,7 @@ OUTER = 64  # rows of W to a tile
 GROUPS = 2  # blocks of 64 weights to a step
 VECTOR_OUTER, VECTOR_GROUPS = 4, 16
 EACH = 4  # programs to a multiprocessor, as many as have registers there
+LEAST_RANK = 32  # wider than a tile's 16 rows: the warps of a square product lie along its rows, and W would follow
 RANKS = 128  # of a low-rank pair that a tile can hold
 
 
@@ -236,7 +237,7 @@ def kind_of(x: torch.Tensor) -> tl.dtype:
 
 
 def warps_of_tile(rows: int, rank: int = 0) -> int:
-    """Warps that hold a tile's sums in registers; four spill where rows are above 16 or a low-rank pair is held too."""
+    """Warps that hold a tile's sums in registers; four spill on sm_90 above 16 rows or with a low rank."""
     return 4 if rows <= 16 and not rank else 8
 
 
@@ -266,7 +267,7 @@ def launch_tile(
         x, weight.packed, *tables_of(weight), y if bias is None else bias, a, b, y, parts, tickets(x.device, tiles),
         x.stride(0), rows, outer, inner, rank, scale, each, KIND=kind_of(x), NESTED=weight.nested is not None,
         BIAS=bias is not None, LOW=low is not None, SPLITS=splits, ROWS=max(16, block_of(rows)), OUTER=OUTER,
-        GROUPS=GROUPS, RANK=max(16, block_of(rank)), num_warps=warps_of_tile(rows, rank), num_stages=3,
+        GROUPS=GROUPS, RANK=max(LEAST_RANK, block_of(rank)), num_warps=warps_of_tile(rows, rank), num_stages=3,
     )  # fmt: skip
     return y
 

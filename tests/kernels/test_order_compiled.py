@@ -50,3 +50,11 @@ def test_dequantising_reads_and_writes_whole_words() -> None:
     assert len(re.findall(r"ld\.global\S*\.b8", ptx)) == 1, "the code of the absmax"
     assert len(re.findall(r"ld\.global\S*\.b32", ptx)) == 1 + 8 + 3, "bytes, levels, and what the absmax is made of"
     assert len(re.findall(r"st\.global\S*\.v4", ptx)) == len(re.findall(r"st\.global", ptx)) == 1
+
+
+def test_a_low_rank_update_in_a_tile_leaves_the_weights_in_registers() -> None:
+    """A product whose warps lie otherwise than those of x Wᵀ would send W through shared memory to all of them."""
+    found = compiled([("launches", "low_rank_products")], [(9, 0)], texts=True)
+    (one,) = (one for one in found if one.kernel == "nf4_linear._forward" and one.constants["ROWS"] == "16")
+    assert one.constants["LOW"] == "True" and one.spilled == 0, str(one)
+    assert one.shared <= 4096, "x, a and scales alone"
