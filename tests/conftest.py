@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,33 @@ if settings is not None:
     settings.load_profile("speechkit")
 
 
-def pytest_configure() -> None:
-    """A shell ignores Ctrl-C on behalf of what it starts in the background, and children inherit that: undo it here."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module is imported."""
+    _decide_on_interpreting(config.option.markexpr)
+    # a shell ignores Ctrl-C on behalf of what it starts in the background, and children inherit that: undo it here
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _decide_on_interpreting(expression: str) -> None:
+    """Triton decides when it is imported, for the process, and much imports it. Processes that tests start decide anew.
+
+    It interprets unless the mark expression asks for a GPU or TRITON_INTERPRET says otherwise.
+    """
+    sys.path.insert(0, str(ROOT / "tests/kernels"))
+    from mark_expression import asks_for_gpu
+
+    if os.environ.get("TRITON_INTERPRET") or asks_for_gpu(expression):
+        return
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        from triton import knobs
+    except ImportError:  # macOS, Windows
+        return
+    finally:
+        del os.environ["TRITON_INTERPRET"]
+    knobs.propagate_env = False
+    knobs.runtime.interpret = True
 
 
 @pytest.fixture(scope="session")

@@ -13,16 +13,19 @@ at hand, so that they are computed once; dW (V, H), a third of the work, only wh
 several chunks in float32. What is left for backward is to multiply by dloss.
 
 Only where each row's loss is wanted ("none") and the head is trained, dW = Σ rows dloss · Gᵀ x must wait for dloss, and
-the chunks are gone through again in backward. FLOPs: 4 M H V with a frozen head, 6 with a trained one, 8 there.
+the chunks are gone through again in backward. FLOPs: 4 M H V with a frozen head, 6 with a trained one, 8 there. Where
+no kernel runs the definition does, chunk by chunk too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from speechkit_kernels.cross_entropy import Loss, checked, launch_forward, reduced, share_of
 from speechkit_kernels.launch import check_same, check_shape, on_its_device, rows_of, use_kernel
@@ -168,16 +171,36 @@ def linear_cross_entropy(
     rows = labels.numel()
     if chunk is not None and chunk < 1:
         raise ValueError(f"{name}: chunk is {chunk}; give 1 row or more")
-    if not use_kernel(name, x):
-        return definition(
-            x, weight, labels, bias=bias, ignore_index=ignore_index, label_smoothing=label_smoothing, softcap=softcap,
-            z_loss=z_loss, reduction=reduction,
-        )  # fmt: skip
     size = chunk or chunk_of(rows, weight.shape[0], x.element_size())
+    if not use_kernel(name, x):
+        return _by_definition(x, labels, _Head(weight, bias, kind, size))
     if not torch.is_grad_enabled():  # a Function is told what requires a gradient, not whether one is wanted
         x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
     loss = _LinearCrossEntropy.apply(x, weight, bias, labels.reshape(-1).contiguous(), kind, size)
     return loss.view(labels.shape) if reduction == "none" else loss
+
+
+def _by_definition(x: torch.Tensor, labels: torch.Tensor, head: _Head) -> torch.Tensor:
+    """The same in plain PyTorch, chunk by chunk too: a chunk's logits are computed again when its gradient is due."""
+    kind = head.kind
+    flat, told = x.reshape(-1, x.shape[-1]), labels.reshape(-1)
+
+    def part(rows: torch.Tensor, own: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return definition(
+            rows, weight, own, bias=bias, ignore_index=kind.ignore_index, label_smoothing=kind.label_smoothing,
+            softcap=kind.softcap or None, z_loss=kind.z_loss, reduction="none",
+        )  # fmt: skip
+
+    chunks = zip(flat.split(head.chunk), told.split(head.chunk), strict=True)
+    if told.numel() <= head.chunk:
+        losses = part(flat, told, head.weight, head.bias)
+    else:
+        again = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False)
+        losses = torch.cat([again(rows, own, head.weight, head.bias) for rows, own in chunks])
+    if kind.reduction == "none":
+        return losses.view(labels.shape)
+    total = losses.sum()
+    return total / (told != kind.ignore_index).sum().clamp(min=1) if kind.reduction == "mean" else total
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, bias: torch.Tensor | None) -> None:

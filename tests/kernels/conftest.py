@@ -1,17 +1,16 @@
 """Kernels are tested twice: interpreted on CPU tensors, which is the default, and compiled on a GPU.
 
-    pytest tests/kernels                                        no GPU: TRITON_INTERPRET=1 is set here
+    pytest tests/kernels                                        no GPU: interpreted
     PYTHONPATH=kernels python -m pytest -m gpu tests/kernels    a machine with an NVIDIA GPU, from the repository's root
 
-Triton decides once a process whether it interprets, so a run does one or the other: it compiles where the mark
-expression chooses tests for being marked `gpu`. A test that takes `device` runs on "cpu" and, marked `gpu`, on "cuda".
-The second command needs torch, triton and pytest alone: a test that needs more (transformers, bitsandbytes, …) is
-skipped there with its reason. Memory comes poisoned.
+Triton decides once a process whether it interprets, so a run does one or the other (tests/conftest.py): it compiles
+where the mark expression chooses tests for being marked `gpu`. A test that takes `device` runs on "cpu" and, marked
+`gpu`, on "cuda". The second command needs torch, triton and pytest alone: a test that needs more (transformers,
+bitsandbytes, …) is skipped there with its reason. Memory comes poisoned.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,20 +23,10 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mark_expression import asks_for_gpu
-
 UNNAMED = getattr(pytest, "HIDDEN_PARAM", "cpu")  # the default run's ids name no device; pytest before 8.4 does
 INTERPRETED = "kernels are interpreted in this process; `pytest -m gpu tests/kernels` compiles them"
 COMPILED = "kernels are compiled in this process; without `-m gpu` they are interpreted, on CPU tensors"
 NO_GPU = "no CUDA GPU here: `-m gpu` is for a machine that has one"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Before any test module here is imported, and with it Triton."""
-    if asks_for_gpu(config.option.markexpr):
-        os.environ["TRITON_INTERPRET"] = "0"
-    else:
-        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -201,6 +201,20 @@ def test_where_no_kernel_runs_the_definition_does_with_the_same_words(
     assert_close("loss", linear_cross_entropy(x, weight, labels, bias=bias, **options), expected)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_where_no_kernel_runs_there_is_one_chunk_of_logits_at_a_time_too(
+    monkeypatch: pytest.MonkeyPatch, device: str, reduction: str
+) -> None:
+    monkeypatch.setattr("speechkit_kernels.linear_cross_entropy.use_kernel", lambda *_, **__: False)
+    inputs, labels = made(16, torch.float32, device)
+    options: dict[str, Any] = {"label_smoothing": 0.1, "softcap": 2.0, "reduction": reduction}
+    assert_equal_to(of(linear_cross_entropy, labels, chunk=5, **options), of(definition, labels, **options), inputs)
+    x, weight = torch.randn(16, 2, device=device, requires_grad=True), torch.randn(500, 2, device=device)
+    with Largest() as seen:
+        linear_cross_entropy(x, weight, labels, chunk=4, reduction=reduction).sum().backward()
+    assert seen.most == 4 * 500 * 4
+
+
 X, W, LABELS = torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(2, dtype=torch.long)
 
 

@@ -6,10 +6,11 @@ Tests marked `gpu` run them compiled.
 from __future__ import annotations
 
 import pytest
-from speechkit_kernels import launch
 
 
 @pytest.fixture(autouse=True)
 def _definitions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    from speechkit_kernels import launch  # only now: it imports Triton, for which tests/conftest.py decides first
+
     if request.node.get_closest_marker("gpu") is None:
         monkeypatch.setattr(launch, "_triton", lambda: None)

@@ -144,7 +144,7 @@ def test_torch_compile_makes_one_graph_of_a_model_with_all_kernels(
 
     if triton:
         monkeypatch.setattr(launch, "_triton", lambda: __import__("triton"))
-        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        monkeypatch.setattr(__import__("triton").knobs.runtime, "interpret", False)
     torch._dynamo.reset()
     model = tiny("llama").train()
     apply_kernels(model)
