@@ -39,7 +39,7 @@ GROUPS = 2  # blocks of 64 weights to a step
 VECTOR_OUTER, VECTOR_GROUPS = 4, 16
 EACH = 4  # programs to a multiprocessor, as many as have registers there
 LEAST_RANK = 32  # wider than a tile's 16 rows: the warps of a square product lie along its rows, and W would follow
-RANKS = 128  # of a low-rank pair that a tile can hold
+RANKS = 64  # of a low-rank pair that a tile holds: beside 128, 64 rows spill 440 to 616 bytes a thread
 
 
 class LowRank(NamedTuple):

@@ -36,8 +36,9 @@ class SpeechKernels:
 
     def __str__(self) -> str:
         lines = [
-            f"kernels in {self.norms} norms of the front-end, {self.positional} positional convolutions",
-            f"front-ends that are channels last where no gradient is wanted: {self.fronts}",
+            f"kernels in {_many(self.norms, 'norm')} of the front-end, "
+            f"{_many(self.positional, 'positional convolution')}",
+            "front-end channels last where no gradient is wanted" if self.fronts else "front-end layer by layer",
         ]
         return "\n".join([*lines, *(f"   – {reason}" for reason in self.left)])
 
@@ -247,6 +248,10 @@ def _places(model: nn.Module) -> Iterator[Place]:
     plain = hasattr(positional, "conv") and getattr(positional, "batch_norm", None) is None and _is_gelu(positional)
     reason = "" if plain else "the positional convolution: it is no single grouped convolution with GELU"
     yield base.encoder, "pos_conv_embed", positional, None if reason else FusedPositionalConv, reason
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _is_gelu(module: Any) -> bool:

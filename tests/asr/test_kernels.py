@@ -29,9 +29,10 @@ KINDS = {
 
 
 @pytest.fixture(autouse=True)
-def _definitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter that tests/kernels turns on is slow, and tests the kernels there."""
-    monkeypatch.setattr(launch, "_triton", lambda: None)
+def _definitions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter is slow, and tests/kernels tests the kernels by it; tests marked `gpu` run them compiled."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(launch, "_triton", lambda: None)
 
 
 def sounds() -> list[np.ndarray]:
@@ -242,3 +243,16 @@ def test_too_little_audio_is_the_same_error_and_a_front_end_of_another_make_is_n
 def test_what_has_no_front_end_is_refused() -> None:
     with pytest.raises(ModelError, match=r"Linear has no front-end of wav2vec 2\.0"):
         apply_kernels(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_on_a_gpu_compiled_kernels_give_what_transformers_does(tiny_ctc: Path, dtype: str) -> None:
+    assert torch.cuda.is_available(), "no CUDA GPU here: `-m gpu` is for a machine that has one"
+    for name in ("demo/en", tiny_ctc):
+        asr: Recognizer = load_asr(name, device="cuda", dtype=dtype)
+        before = asr.log_probs(sounds())
+        apply_kernels(asr)
+        assert farthest(asr.log_probs(sounds()), before) < (1e-3 if dtype == "float32" else 0.2)
+        undo_kernels(asr)
+        assert farthest(asr.log_probs(sounds()), before) == 0

@@ -107,7 +107,7 @@ def four_bit_products(card: Card) -> None:
 
 def low_rank_products(card: Card) -> None:
     weight = packed_weight(card)
-    for rows, rank in ((1, 16), (64, 128)):
+    for rows, rank in ((1, 16), (64, 64)):
         a, b = made(rank, H, dtype=torch.float32), made(WIDE, rank, dtype=torch.float32)
         lora_linear.lora_linear(made(rows, H, dtype=half(card)), weight, a, b, 2.0)
 

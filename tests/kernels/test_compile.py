@@ -21,11 +21,10 @@ KIB = 1024
 SHARED = {"sm_75": 64 * KIB, "sm_80": 163 * KIB, "sm_89": 99 * KIB, "sm_90": 227 * KIB}  # CUDA's guide, a block
 # Triton uses no tensor cores below sm_80: launchers take these nowhere else
 FROM_AMPERE = ("flash_attention", "nf4_linear._forward", "nf4_linear._backward", "row_linear")
-# Bytes a thread. Backward holds two sums beside two tables of scores, in float32 all of it twice as wide; a rank of 128
-# is held beside 64 rows. Narrower tiles would spill nothing and read more: which is faster, a card must tell.
+# Bytes a thread. Backward holds two sums beside two tables of scores, in float32 all of it twice as wide. Narrower
+# tiles would spill nothing and read more: which is faster, a card must tell.
 SPILLED = {
     "flash_attention_backward._backward_keys": 480, "flash_attention_backward._backward_queries": 240,
-    "nf4_linear._forward": 640,
 }  # fmt: skip
 ELSEWHERE = 96
 

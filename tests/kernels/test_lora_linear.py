@@ -34,10 +34,10 @@ def quantised(outer: int, inner: int, device: str) -> NF4Weight:
     ("hardware", "dtype", "rows", "rank", "nf4", "value", "reason"),
     [
         (H200, BF16, 1, 16, True, "fused", "2 of at most 64 rows"),
-        (H200, BF16, 64, 128, True, "fused", "64 of at most 64 rows"),
+        (H200, BF16, 64, 64, True, "fused", "64 of at most 64 rows"),
         (H200, BF16, 65, 16, True, "apart", "65 rows are more than 64"),
         (H200, BF16, 0, 16, True, "apart", "there are no rows"),
-        (H200, BF16, 8, 129, True, "apart", "rank 129 is more than the 128 that a tile holds"),
+        (H200, BF16, 8, 65, True, "apart", "rank 65 is more than the 64 that a tile holds"),
         (H200, BF16, 8, 16, False, "apart", "only a 4-bit weight has a kernel with the update inside"),
         (H200, FULL, 1, 16, True, "apart", "2 of at most 4 rows wait"),
         (T4, HALF, 8, 16, True, "apart", "uses no tensor cores on T4"),
