@@ -40,7 +40,7 @@ def _decide_on_interpreting(expression: str) -> None:
 
     It interprets unless the mark expression asks for a GPU or TRITON_INTERPRET says otherwise.
     """
-    sys.path.insert(0, str(ROOT / "tests/kernels"))
+    sys.path.insert(0, str(Path(__file__).with_name("kernels")))
     from mark_expression import asks_for_gpu
 
     if os.environ.get("TRITON_INTERPRET") or asks_for_gpu(expression):
