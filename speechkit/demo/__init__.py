@@ -12,7 +12,7 @@ from pathlib import Path
 
 from speechkit.errors import DataError, ModelError
 
-__all__ = ["DemoClip", "DemoResult", "clips", "languages", "model_path", "models", "results"]
+__all__ = ["DemoClip", "DemoResult", "chat_models", "clips", "languages", "model_path", "models", "results"]
 
 HERE = Path(__file__).parent
 
@@ -61,15 +61,26 @@ def languages() -> list[str]:
 
 
 def models() -> list[str]:
-    """Names of all embedded models, sorted: the languages, and encoders without a CTC head to start training from."""
-    return sorted(path.parent.name for path in (HERE / "models").glob("*/config.json"))
+    """Names of the embedded speech models, sorted: the languages, and encoders without a CTC head to train from."""
+    chat = chat_models()
+    return sorted(name for path in (HERE / "models").glob("*/config.json") if (name := path.parent.name) not in chat)
+
+
+def chat_models() -> list[str]:
+    """Names of the embedded language models, sorted: those with a tokenizer of texts or a chat template."""
+    kept = [
+        path.parent
+        for name in ("tokenizer.json", "chat_template.jinja")
+        for path in (HERE / "models").glob(f"*/{name}")
+    ]
+    return sorted({folder.name for folder in kept if (folder / "config.json").is_file()})
 
 
 def model_path(name: str) -> Path:
     """Folder of the embedded model `name` ("en", "encoder"). Raises ModelError that lists those that exist."""
     folder = HERE / "models" / name
     if not (folder / "config.json").is_file():
-        known = ", ".join(models()) or "none"
+        known = ", ".join([*models(), *chat_models()]) or "none"
         raise ModelError(f"no embedded model {name!r}; embedded models: {known}")
     return folder
 

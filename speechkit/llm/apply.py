@@ -18,13 +18,13 @@ from speechkit.errors import ModelError, PlanError
 from speechkit.llm import forwards
 from speechkit.llm.exchange import Recipe, put_in, recipe_of, take_out, why_not
 from speechkit.llm.loss import causal_loss, head_reason
-from speechkit.llm.registry import PROFILES, profile_of
+from speechkit.llm.profiles import PROFILES, profile_of
 from speechkit.llm.report import ATTENTION, KINDS, Applied, attention_config, matching, one_by_one, read
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from speechkit.llm.registry import KernelProfile
+    from speechkit.llm.profiles import KernelProfile
 
 __all__ = ["KINDS", "Applied", "apply_kernels", "explain", "undo_kernels"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from speechkit.llm.registry import KernelProfile
+    from speechkit.llm.profiles import KernelProfile
 
 __all__ = ["ATTENTION", "KINDS", "Applied", "attention_config", "matching", "one_by_one", "read"]
 

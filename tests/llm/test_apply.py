@@ -15,7 +15,7 @@ from tiny_llms import loss_and_gradients, tiny
 
 from speechkit.errors import ModelError, PlanError
 from speechkit.llm import KINDS, apply_kernels, explain, undo_kernels
-from speechkit.llm.registry import PROFILES
+from speechkit.llm.profiles import PROFILES
 
 TYPES = [kind for profile in PROFILES for kind in profile.model_types]
 

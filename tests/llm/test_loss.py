@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_llms import tiny
 
 from speechkit.llm import apply_kernels, explain, undo_kernels
-from speechkit.llm.registry import PROFILES
+from speechkit.llm.profiles import PROFILES
 
 TYPES = [kind for profile in PROFILES for kind in profile.model_types]
 IDS = torch.arange(3 * 9).reshape(3, 9) * 5 % 60 + 3

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from speechkit.errors import ModelError
 from speechkit.llm import apply_kernels, explain, undo_kernels
 from speechkit.llm.exchange import taken_in
-from speechkit.llm.registry import PROFILES
+from speechkit.llm.profiles import PROFILES
 
 TYPES = [kind for profile in PROFILES for kind in profile.model_types]
 IDS = torch.tensor([[5, 9, 13, 21, 34, 55], [7, 11, 8, 3, 44, 32]])

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_llms import tiny
 
-from speechkit.llm.registry import PROFILES, profile_of
+from speechkit.llm.profiles import PROFILES, profile_of
 
 TYPES = [(kind, profile) for profile in PROFILES for kind in profile.model_types]
 
