@@ -1,4 +1,4 @@
-"""How many tokens a model reads. In: its configuration and the length asked for. Out: a `Context`, told with its reason.
+"""How many tokens a model reads. In: its configuration and the length asked for. Out: a `Context` with its reason.
 
 Beyond the length that the model was made for, rotary positions are stretched by YaRN (Peng et al. 2023,
 arXiv:2309.00071), as transformers computes it; the configuration is changed before the weights are loaded.

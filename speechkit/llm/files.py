@@ -146,7 +146,7 @@ def _check_kind(folder: Path) -> None:
 
 def _check_native(folder: Path, config: dict[str, Any], kind: str) -> None:
     import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -156,11 +156,11 @@ def _check_native(folder: Path, config: dict[str, Any], kind: str) -> None:
         return  # in transformers: code that the repository may bring as well is not looked at
     if config.get("auto_map"):
         raise ModelError(
-            f"{folder} ({kind or 'no model_type'}) wants to run code of its own (auto_map in config.json), and speechkit "
-            "runs none from repositories: choose a version that transformers has the architecture of; or read that code, "
-            "load it yourself with transformers and trust_remote_code=True, and hand the model on"
+            f"{folder} ({kind or 'no model_type'}) wants to run code of its own (auto_map in config.json), and "
+            "speechkit runs none from repositories: choose a model whose architecture transformers has; or read that "
+            "code, load it yourself with transformers and trust_remote_code=True, and hand the model on"
         )
-    if kind in CONFIG_MAPPING_NAMES:
+    if kind in CONFIG_MAPPING:
         raise ModelError(f"{folder} holds a {kind} model, which is no causal language model: it cannot continue a text")
     known = f"its model_type is {kind!r}" if kind else "its config.json names no model_type"
     raise ModelError(

@@ -6,6 +6,7 @@ safetensors only. Says within seconds when the Hub cannot be reached. The token 
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,9 +46,9 @@ def fetch(repo: str, revision: str | None, check: Callable[[Path], None]) -> Pat
         # asked first and by itself because a download waits without limit for a server that accepts and says nothing
         info = HfApi().model_info(repo, revision=revision, timeout=REPLY_S)
         weights = _weights([file.rfilename for file in info.siblings or ()], repo)
-        given = {"revision": revision, "ignore_patterns": list(NOT_OURS)}
-        check(Path(snapshot_download(repo, allow_patterns=list(SIDE_FILES), **given)))
-        return Path(snapshot_download(repo, allow_patterns=[*SIDE_FILES, *weights], **given))
+        get = partial(snapshot_download, repo, revision=revision, ignore_patterns=list(NOT_OURS))
+        check(Path(get(allow_patterns=list(SIDE_FILES))))
+        return Path(get(allow_patterns=[*SIDE_FILES, *weights]))
     except GatedRepoError as error:
         raise ModelError(
             f"{repo} may only be read after its terms are accepted: open https://huggingface.co/{repo} while signed "

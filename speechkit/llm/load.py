@@ -68,8 +68,9 @@ class Loaded:
 
     def __str__(self) -> str:
         family = self.family.name if self.family else f"not in the table (model type {self.model_type!r})"
+        place = self.source.location
         lines = [
-            f"{self.source.name} from {self.source.location} ({self.source.kind})",
+            self.source.name + (f" from {place}" if place != self.source.name else ""),
             f"      family     {family}: {self.features}",
             f"      device     {self.device}",
             f"      dtype      {self.dtype}",
@@ -98,8 +99,9 @@ def load_llm(
     `quant` is None, "nf4", "int8" or "fp8". `max_len` is the longest row in tokens: beyond the model's own, positions
     are stretched by YaRN, up to eight times. `kernels=False` leaves transformers' layers as they are.
 
-    Raises ModelError for an unknown name (with the nearest known ones), a repository that cannot be reached, wants code
-    of its own, has no safetensors or no language model; PlanError for a quant, dtype, device or `max_len` that cannot be.
+    Raises ModelError for an unknown name (with the nearest known ones) and for a repository that cannot be reached,
+    wants code of its own, or has no safetensors or no language model; PlanError for a quant, dtype, device or `max_len`
+    that cannot be.
     """
     check_name(quant)
     check_length(max_len)
@@ -110,14 +112,14 @@ def load_llm(
     where = choose_device(device)
     precision = choose_llm_dtype(where.value, dtype, family)
     kept = choose_quant(quant, where.value, precision.value)
-    context = stretch(config, max_len, family)
+    features, context = registry.features_of(config), stretch(config, max_len, family)
     tokenizer = read_tokenizer(place.tokenizer)
     model = read_model(place.base, config, precision.value, where.value, kept.settings)
     with quiet():
         repairs = repair(model, tokenizer, _stops(source, family))
     tokenizer.model_max_length = context.tokens or tokenizer.model_max_length
     done = Loaded(
-        _told(source, family, config), config.get_text_config().model_type, registry.features_of(config), where,
+        _told(source, family, config), config.get_text_config().model_type, features, where,
         precision, replace(kept, settings=None, gib=model.get_memory_footprint() / 2**30), context, repairs,
         str(place.adapter or ""), _notes(config, place.base, family),
     )  # fmt: skip

@@ -35,7 +35,7 @@ def repair(model: Any, tokenizer: Any, stops: Sequence[str] = ()) -> tuple[str, 
 
 
 def end_of_turn(tokenizer: Any, stops: Sequence[str] = ()) -> str | None:
-    """The special token that the chat template puts behind an answer; of `stops` the one it names; None: no template."""
+    """The special token that the chat template puts behind an answer, or of `stops` the one it names; None: neither."""
     if not tokenizer.chat_template:
         return None
     from jinja2 import TemplateError
