@@ -11,7 +11,7 @@ norm, of a gated unit the activation without its product, and one rotary functio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import ModelError, PlanError
@@ -19,7 +19,17 @@ from speechkit.llm import forwards
 from speechkit.llm.exchange import Recipe, put_in, recipe_of, take_out, why_not
 from speechkit.llm.loss import causal_loss, head_reason
 from speechkit.llm.profiles import PROFILES, profile_of
-from speechkit.llm.report import ATTENTION, KINDS, Applied, attention_config, matching, one_by_one, read
+from speechkit.llm.report import (
+    ATTENTION,
+    KINDS,
+    LOADED,
+    Applied,
+    attention_config,
+    matching,
+    one_by_one,
+    read,
+    read_nothing,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,11 +76,15 @@ def undo_kernels(model: nn.Module) -> int:
 
 
 def explain(model: nn.Module) -> Applied:
-    """What kernels are in `model`, how they run on its device, and what stays as it is; prints as a table.
+    """What loading did to `model`, what kernels are in, how they run, and what stays as it is; prints as a table.
 
-    Raises ModelError for a family that is not known.
+    Raises ModelError for a family that is not known, unless `load_llm` loaded it: then a sentence says what it lacks.
     """
-    return read(*_known(model))
+    bare: Any = _bare(model)
+    found = bare.__dict__.get(LOADED)
+    if found is not None and profile_of(_kind(bare)) is None:
+        return replace(read_nothing(bare, found.name, found.without), loaded=found)
+    return replace(read(*_known(model)), loaded=found)
 
 
 @dataclass(frozen=True)
@@ -128,12 +142,22 @@ def _recipe(module: nn.Module, kind: str, profile: KernelProfile) -> Recipe | No
 def _known(model: nn.Module) -> tuple[nn.Module, KernelProfile]:
     """The transformers model within, and its profile."""
     bare = _bare(model)
-    kind = getattr(getattr(bare, "config", None), "model_type", "")
+    kind = _kind(bare)
     profile = profile_of(kind)
     if profile is None:
         known = ", ".join(name for one in PROFILES for name in one.model_types)
         raise ModelError(f"no kernels are known for the model type {kind!r}; known are {known}")
     return bare, profile
+
+
+def _kind(bare: Any) -> str:
+    """The model type that tells the layers: of the text, where what is around it is not known."""
+    config: Any = getattr(bare, "config", None)
+    kind = str(getattr(config, "model_type", ""))
+    if profile_of(kind) is None and hasattr(config, "get_text_config"):
+        text = str(config.get_text_config().model_type)
+        return text if profile_of(text) is not None else kind
+    return kind
 
 
 def _bare(model: Any) -> Any:

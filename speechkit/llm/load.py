@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from speechkit.asr.checkpoint import quiet
 from speechkit.device import choose_device
 from speechkit.llm import registry
+from speechkit.llm.apply import apply_kernels
 from speechkit.llm.context import Context, check_length, stretch
 from speechkit.llm.files import add_adapter, find, read_config, read_model, read_tokenizer
 from speechkit.llm.precision import choose_llm_dtype
 from speechkit.llm.profiles import profile_of
 from speechkit.llm.quant import Quant, check_name, choose_quant
 from speechkit.llm.repairs import repair
+from speechkit.llm.report import LOADED
 
 if TYPE_CHECKING:
     import os
@@ -28,9 +30,7 @@ if TYPE_CHECKING:
     from speechkit.llm.families import Family
     from speechkit.llm.profiles import KernelProfile
 
-__all__ = ["LOADED", "Loaded", "load_llm", "loaded"]
-
-LOADED = "_speechkit_loaded"  # where a model keeps what its loading did
+__all__ = ["Loaded", "load_llm", "loaded"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,6 +51,11 @@ class Loaded:
     @property
     def family(self) -> Family | None:
         return self.source.family
+
+    @property
+    def name(self) -> str:
+        """The family's, or the model type where there is none."""
+        return self.family.name if self.family else self.model_type
 
     @property
     def profile(self) -> KernelProfile | None:
@@ -127,8 +132,6 @@ def load_llm(
     if place.adapter is not None:
         model = add_adapter(model, place.adapter)
     if kernels and done.profile is not None:
-        from speechkit.llm.apply import apply_kernels
-
         apply_kernels(model)
     return model.eval(), tokenizer
 

@@ -19,10 +19,21 @@ if TYPE_CHECKING:
 
     from speechkit.llm.profiles import KernelProfile
 
-__all__ = ["ATTENTION", "KINDS", "Applied", "attention_config", "matching", "one_by_one", "read"]
+__all__ = [
+    "ATTENTION",
+    "KINDS",
+    "LOADED",
+    "Applied",
+    "attention_config",
+    "matching",
+    "one_by_one",
+    "read",
+    "read_nothing",
+]
 
 KINDS = ("norms", "gated units", "rotary positions", "attention", "loss")
 ATTENTION = "_speechkit_attention"  # where a model keeps the name of the attention that it had
+LOADED = "_speechkit_loaded"  # where it keeps what `load_llm` did
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,6 +45,7 @@ class Applied:
     left: tuple[str, ...]  # what stays as it was, and why
     runs: dict[str, str] = field(default_factory=dict)  # kind → kernel and how it runs on the model's device
     device: str = ""  # the model's, with its dtype
+    loaded: Any = None  # `load.Loaded`, of a model that `load_llm` loaded
 
     def __str__(self) -> str:
         lines = [f"{self.family} on {self.device}" if self.device else self.family]
@@ -42,6 +54,7 @@ class Applied:
                 lines.append(f"{self.counts[kind]:>5} {kind:<18}{self.runs.get(kind, '')}".rstrip())
         if not self.counts:
             lines.append("      no kernel in")
+        lines = [*str(self.loaded).splitlines(), *lines] if self.loaded is not None else lines
         return "\n".join([*lines, *(["      as it was:"] if self.left else []), *(f"      – {x}" for x in self.left)])
 
     __repr__ = __str__
@@ -53,13 +66,17 @@ def read(model: Any, profile: KernelProfile) -> Applied:
     if ATTENTION in model.__dict__ and attention_config(model)._attn_implementation == "speechkit":
         found.append(("attention", "attention"))
     counts = Counter(kind for kind, _ in found)
-    weight = next(model.parameters())
-    dtype = model.dtype if not weight.is_floating_point() else weight.dtype
-    device = _device(model, weight)
+    device, dtype = _where(model)
     runs = {kind: _runs(model, kernel, device, dtype) for kind, kernel in found}
     left = [*profile.uncovered, *_left(model, profile, counts)]
-    there = f"{device}, {str(dtype).removeprefix('torch.')}"
-    return Applied(profile.family, {kind: counts[kind] for kind in KINDS if counts[kind]}, tuple(left), runs, there)
+    return Applied(
+        profile.family, {kind: counts[kind] for kind in KINDS if counts[kind]}, tuple(left), runs, _shown(device, dtype)
+    )
+
+
+def read_nothing(model: Any, family: str, why: str) -> Applied:
+    """The same of a model that no kernel can go into, because nobody has compared one with its layers."""
+    return Applied(family, {}, (why,), device=_shown(*_where(model)))
 
 
 def matching(model: nn.Module, profile: KernelProfile, kind: str) -> list[tuple[str, nn.Module]]:
@@ -75,6 +92,16 @@ def matching(model: nn.Module, profile: KernelProfile, kind: str) -> list[tuple[
 def attention_config(model: Any) -> Any:
     """The configuration whose attention can be chosen: of the text, where there are images too."""
     return model.config.get_text_config()
+
+
+def _where(model: Any) -> tuple[torch.device, torch.dtype]:
+    """Where the model computes, and in what."""
+    weight = next(model.parameters())
+    return _device(model, weight), weight.dtype if weight.is_floating_point() else model.dtype
+
+
+def _shown(device: torch.device, dtype: torch.dtype) -> str:
+    return f"{device}, {str(dtype).removeprefix('torch.')}"
 
 
 def _device(model: nn.Module, weight: torch.Tensor) -> torch.device:
