@@ -6,6 +6,7 @@ Knows no torch and no widget: the trainer writes it, the live view and the noteb
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ class Point:
     audio_s: float | None = None  # seconds of audio trained on so far, padding not counted
     wer: float | None = None  # on the development set; 0.1 is 10 %
     cer: float | None = None
+    dev_loss: float | None = None  # of a language model on rows that were kept out: nats per labelled token
+    tokens: int | None = None  # trained on so far, padding not counted
+    memory_mib: float | None = None  # most that was in use so far: of the GPU, on a CPU of the process
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,14 @@ class Curve:
 
     @property
     def best(self) -> Point | None:
-        """The point with the lowest WER, the earliest of equals; None before the first evaluation."""
-        scored = [point for point in self.points if point.wer is not None]
-        return min(scored, key=lambda point: point.wer or 0.0) if scored else None
+        """The point with the lowest WER, or where there is none kept-out loss; the earliest of equals.
+
+        None before the first evaluation.
+        """
+        by_wer = [(point.wer, point) for point in self.points if point.wer is not None]
+        told = [(point.dev_loss, point) for point in self.points if point.dev_loss is not None]
+        by_loss = [(loss, point) for loss, point in told if math.isfinite(loss)]
+        return min(by_wer or by_loss, key=lambda pair: pair[0])[1] if by_wer or by_loss else None
 
     @property
     def time_left_s(self) -> float | None:

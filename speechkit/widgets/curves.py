@@ -1,7 +1,9 @@
 """A training curve → what every view of it shows: figures, charts, lines, static HTML. Pure functions.
 
 In: `training.curve.Curve`. Out: plain values. A quantity that was never reported has no figure and no chart; values
-that are no number (a loss that has become NaN) are left out of the charts and named in the figures. Knows no widget.
+that are no number (a loss that has become NaN) are left out of the charts and named in the figures. Recognisers are
+told by their error rates and seconds of audio, language models by the loss on rows kept out and by tokens. Knows no
+widget.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
     from speechkit.training.curve import Curve, Point
 
-__all__ = ["Chart", "Figure", "Series", "charts", "curve_html", "curve_text", "figures", "pace", "point_line", "span"]
+__all__ = [
+    "Chart", "Figure", "Series", "charts", "curve_html", "curve_text", "figures", "head_line", "pace", "point_line",
+    "span", "token_pace",
+]  # fmt: skip
 
 WIDE, TALL = 300, 130  # of a chart; its plot keeps LEFT for the numbers, FOOT for the steps
 LEFT, RIGHT, TOP, FOOT = 46, 8, 8, 18
@@ -75,7 +80,14 @@ def figures(curve: Curve, going: bool = True) -> tuple[Figure, ...]:
     found = []
     if loss is not None:
         broken = not math.isfinite(loss)
-        found.append(Figure("loss", "not a number" if broken else f"{loss:.3g}", "see the CTC doctor" * broken, broken))
+        ctc = _latest(curve, "tokens") is None
+        note = ("see the CTC doctor" if ctc else "a lower learning rate may help") * broken
+        found.append(Figure("loss", "not a number" if broken else f"{loss:.3g}", note, broken))
+    if (kept_out := _latest(curve, "dev_loss")) is not None:
+        best = curve.best
+        note = f"best {best.dev_loss:.3g} at step {best.step}" if best and best.dev_loss is not None else ""
+        broken = not math.isfinite(kept_out)
+        found.append(Figure("kept-out loss", "not a number" if broken else f"{kept_out:.3g}", note, broken))
     if (wer := _latest(curve, "wer")) is not None and (best := curve.best) is not None:
         found.append(Figure("WER", _percent(wer), f"best {_percent(best.wer or 0.0)} at step {best.step}"))
     if cer is not None:
@@ -84,6 +96,10 @@ def figures(curve: Curve, going: bool = True) -> tuple[Figure, ...]:
         found.append(Figure("learning rate", _short(rate)))
     if (speed := pace(curve)) is not None:
         found.append(Figure("audio per second", f"{speed:.3g} s"))
+    if (speed := token_pace(curve)) is not None:
+        found.append(Figure("tokens per second", _large(speed), "padding not counted"))
+    if (memory := _latest(curve, "memory_mib")) is not None:
+        found.append(Figure("memory", _mib(memory), "peak"))
     if curve.last is not None:
         left = curve.time_left_s if going else None
         found.append(Figure("time", span(curve.last.elapsed_s), "" if left is None else f"{span(left)} left"))
@@ -92,7 +108,15 @@ def figures(curve: Curve, going: bool = True) -> tuple[Figure, ...]:
 
 def pace(curve: Curve) -> float | None:
     """Seconds of audio trained on per second, over the last half minute; None before two points tell."""
-    known = [(point.elapsed_s, point.audio_s) for point in curve.points if point.audio_s is not None]
+    return _pace([(point.elapsed_s, point.audio_s) for point in curve.points if point.audio_s is not None])
+
+
+def token_pace(curve: Curve) -> float | None:
+    """Useful tokens per second, over the last half minute; None before two points tell."""
+    return _pace([(point.elapsed_s, float(point.tokens)) for point in curve.points if point.tokens is not None])
+
+
+def _pace(known: list[tuple[float, float]]) -> float | None:
     if not known:
         return None
     end_s, heard = known[-1]
@@ -113,35 +137,47 @@ def span(seconds: float) -> str:
 
 
 def charts(curve: Curve) -> tuple[Chart, ...]:
-    """Loss, error rates and learning rate over the steps; a loss that falls far, on a logarithmic scale."""
+    """Loss, error rates, learning rate and memory over the steps; a loss that falls far, on a logarithmic scale."""
     drawn = (
-        _chart(curve, "loss", {"loss": "loss"}, _short, log=True),
+        _chart(curve, "loss", {"loss": "loss", "kept-out loss": "dev_loss"}, _short, log=True),
         _chart(curve, "errors", {"WER": "wer", "CER": "cer"}, _percent),
         _chart(curve, "learning rate", {"learning rate": "learning_rate"}, _short),
+        _chart(curve, "memory", {"memory": "memory_mib"}, _mib),
     )
     return tuple(chart for chart in drawn if chart is not None)
 
 
 def point_line(point: Point, steps: int = 0) -> str:
     """One row of the plain table."""
-    return "  ".join(
-        [
-            f"{f'{point.step} of {steps}' if steps else point.step:>14}",
-            f"{span(point.elapsed_s):>12}",
-            f"{'' if point.loss is None else f'{point.loss:.4g}':>8}",
-            f"{'' if point.wer is None else _percent(point.wer):>8}",
-            f"{'' if point.cer is None else _percent(point.cer):>8}",
-            f"{'' if point.learning_rate is None else _short(point.learning_rate):>9}",
+    start = [f"{f'{point.step} of {steps}' if steps else point.step:>14}", f"{span(point.elapsed_s):>12}"]
+    start += [f"{'' if point.loss is None else f'{point.loss:.4g}':>8}"]
+    if _of_llm(point):
+        more = [
+            f"{'' if point.dev_loss is None else f'{point.dev_loss:.4g}':>8}",
+            f"{'' if point.tokens is None else f'{point.tokens:,}':>12}",
+            f"{'' if point.memory_mib is None else _mib(point.memory_mib):>10}",
         ]
-    ).rstrip()
+    else:
+        more = [f"{'' if rate is None else _percent(rate):>8}" for rate in (point.wer, point.cer)]
+    end = f"{'' if point.learning_rate is None else _short(point.learning_rate):>9}"
+    return "  ".join([*start, *more, end]).rstrip()
 
 
-HEAD = f"{'step':>14}  {'time':>12}  {'loss':>8}  {'WER':>8}  {'CER':>8}  {'rate':>9}"
+def head_line(point: Point | None = None) -> str:
+    """What stands over the rows of the plain table; a language model has other columns, which `point` tells."""
+    start = f"{'step':>14}  {'time':>12}  {'loss':>8}  "
+    if point is not None and _of_llm(point):
+        return f"{start}{'kept out':>8}  {'tokens':>12}  {'memory':>10}  {'rate':>9}"
+    return f"{start}{'WER':>8}  {'CER':>8}  {'rate':>9}"
+
+
+def _of_llm(point: Point) -> bool:
+    return point.tokens is not None or point.dev_loss is not None
 
 
 def curve_text(curve: Curve, title: str = "", state: str = "", going: bool = False) -> str:
     """Title, where the run is, and its table: the evaluations, or where there is none the latest points."""
-    scored = [point for point in curve.points if point.wer is not None] or list(curve.points)
+    scored = [p for p in curve.points if p.wer is not None or p.dev_loss is not None] or list(curve.points)
     rows = (
         scored if len(scored) <= LINES else [scored[round(i * (len(scored) - 1) / (LINES - 1))] for i in range(LINES)]
     )
@@ -151,7 +187,8 @@ def curve_text(curve: Curve, title: str = "", state: str = "", going: bool = Fal
         f"{each.name} {each.value}{f' ({each.note})' if each.note else ''}" for each in figures(curve, going)
     )
     top = " · ".join(part for part in (title, state, told) if part) or "no point yet"
-    return "\n".join([top, HEAD, *(point_line(point, curve.steps) for point in rows)]) if rows else top
+    table = [head_line(rows[-1]), *(point_line(point, curve.steps) for point in rows)] if rows else []
+    return "\n".join([top, *table])
 
 
 def curve_html(curve: Curve, title: str = "", state: str = "", going: bool = False) -> str:
@@ -219,6 +256,15 @@ def _percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %")
 
 
+def _large(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _mib(value: float) -> str:
+    """`812 MiB`, `1.5 GiB`."""
+    return f"{value:.0f} MiB" if value < 1000 else f"{value / 1024:.3g} GiB"
+
+
 def _short(value: float) -> str:
     """Three digits that matter, `3e-05` as `3e-5`."""
     mantissa, exponent, power = f"{value:.3g}".partition("e")
@@ -247,8 +293,9 @@ def _chart(curve: Curve, name: str, wanted: dict[str, str], told: Any, log: bool
         )
         for number, (label, pairs) in enumerate(rows.items())
     )
-    best = curve.best if "WER" in rows else None
-    ring = place(best.step, best.wer) if best and best.wer is not None and math.isfinite(best.wer) else None
+    best = curve.best if {"WER", "kept-out loss"} & rows.keys() else None
+    score = (best.wer if "WER" in rows else best.dev_loss) if best else None
+    ring = place(best.step, score) if best and score is not None and math.isfinite(score) else None
     kind = f"{name}, logarithmic" if scale.kind == "log" else name
     return Chart(
         kind,

@@ -1,4 +1,4 @@
-"""A training run, live in the notebook: loss, error rates, learning rate, pace, time left, and a Stop button.
+"""A training run, live in the notebook: loss, error rates or kept-out loss, pace, memory, and a Stop button.
 
 In: `training.curve.Point`s, one call of `add` each. Out: the view, its twins, and `requested`, which the trainer reads
 at each step. The Stop button reaches a cell that is busy training in one of four ways, whichever comes first: its
@@ -22,7 +22,7 @@ import traitlets as t
 
 from speechkit.errors import DataError
 from speechkit.training.curve import Curve, Point
-from speechkit.widgets.curves import HEAD, Chart, charts, curve_html, curve_text, figures, point_line
+from speechkit.widgets.curves import Chart, charts, curve_html, curve_text, figures, head_line, point_line
 from speechkit.widgets.interrupts import gentle_interrupt, notebook_kernel, overheard
 
 if TYPE_CHECKING:
@@ -190,10 +190,11 @@ class LiveMetrics(anywidget.AnyWidget):
 
     def _print(self, point: Point) -> None:
         """A row for every evaluation, and one now and then between."""
-        if point.wer is None and time.monotonic() - self._printed_s < PRINT_S:
+        scored = point.wer is not None or point.dev_loss is not None
+        if not scored and time.monotonic() - self._printed_s < PRINT_S:
             return
         if self._printed_step is None:
-            print("\n".join(filter(None, [self.title, HEAD])))
+            print("\n".join(filter(None, [self.title, head_line(point)])))
         self._printed_s, self._printed_step = time.monotonic(), point.step
         print(point_line(point, self._plan), flush=True)
 

@@ -33,6 +33,56 @@ def test_the_figures_say_where_the_run_is_and_what_was_best():
     assert figures(CURVE, going=False)[-1].note == "", "a run that has ended has no time left"
 
 
+LLM = Curve(
+    (
+        Point(0, 1.0, dev_loss=4.0, tokens=0, memory_mib=500.0),
+        Point(10, 11.0, 3.0, 2e-4, dev_loss=2.5, tokens=20_000, memory_mib=812.4),
+        Point(20, 21.0, 2.0, 1e-4, tokens=45_000, memory_mib=1536.0),
+        Point(30, 31.0, 1.5, 1e-5, dev_loss=2.75, tokens=61_000, memory_mib=1536.0),
+    ),
+    60,
+)
+
+
+def test_a_language_model_is_told_by_kept_out_loss_tokens_and_memory():
+    told = {figure.name: (figure.value, figure.note) for figure in figures(LLM)}
+    assert told == {
+        "loss": ("1.5", ""),
+        "kept-out loss": ("2.75", "best 2.5 at step 10"),
+        "learning rate": ("1e-5", ""),
+        "tokens per second": ("2,033", "padding not counted"),  # 61,000 tokens in the 30 s since the first point
+        "memory": ("1.5 GiB", "peak"),
+        "time": ("31 s", "31 s left"),
+    }
+    assert LLM.best == LLM.points[1]
+
+
+def test_a_language_models_charts_draw_both_losses_in_one_and_its_memory():
+    loss, rate, memory = charts(LLM)
+    assert [(s.name, s.steps, s.dashed) for s in loss.series] == [
+        ("loss", (10, 20, 30), False), ("kept-out loss", (0, 10, 30), True),
+    ]  # fmt: skip
+    assert _read(loss, 1) == pytest.approx([4, 2.5, 2.75], abs=0.05)
+    assert loss.best == loss.series[1].points[1], "the ring is on the line that decides"
+    assert (rate.name, memory.name) == ("learning rate", "memory")
+    assert memory.series[0].told == ("500 MiB", "812 MiB", "1.5 GiB", "1.5 GiB")
+
+
+def test_a_language_models_table_has_columns_of_its_own():
+    top, head, *rows = curve_text(LLM).splitlines()
+    assert top.startswith("loss 1.5, kept-out loss 2.75 (best 2.5 at step 10)")
+    assert head.split() == "step time loss kept out tokens memory rate".split()
+    assert [row.split()[0] for row in rows] == ["0", "10", "30"]
+    assert rows[1].split() == "10 of 60 11 s 3 2.5 20,000 812 MiB 0.0002".split()
+    assert len({len(row) for row in rows[1:]} | {len(head)}) == 1, "columns stand under each other"
+
+
+def test_a_broken_loss_of_a_language_model_does_not_send_to_the_ctc_doctor():
+    broken = figures(Curve((Point(1, 1.0, math.nan, dev_loss=math.nan, tokens=5),)))
+    assert [(f.value, f.bad) for f in broken[:2]] == [("not a number", True)] * 2
+    assert broken[0].note == "a lower learning rate may help"
+
+
 def test_what_was_never_reported_has_no_figure_and_no_chart():
     curve = Curve((Point(5, 1.0, loss=2.0),))
     assert [figure.name for figure in figures(curve)] == ["loss", "time"]

@@ -140,6 +140,16 @@ def test_where_there_are_no_widgets_rows_are_printed_sparsely_and_how_it_ended(c
     assert len(lines) == 9
 
 
+def test_a_language_models_rows_are_printed_at_each_evaluation_under_their_own_head(capsys):
+    with LiveMetrics(20, "greetings", fallback="always") as live:
+        for step in range(21):
+            live.add(Point(step, step / 2, 1.0, dev_loss=2.0 if step % 10 == 0 else None, tokens=100 * step))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == "step time loss kept out tokens memory rate".split()
+    assert [line.split()[0] for line in lines[2:5]] == ["0", "10", "20"]
+    assert lines[5].startswith("finished · loss 1, kept-out loss 2 (best 2 at step 0), tokens per second 200")
+
+
 def test_the_bundle_holds_both_twins_and_the_view_only_where_widgets_are(live):
     live.add(Point(1, 1.0, loss=2.0))
     data, _ = live._repr_mimebundle_()
