@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from speechkit.errors import PlanError
 from speechkit.llm.llm_config import LlmConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_settings_come_back_from_json_as_they_were(tmp_path: Path) -> None:
@@ -76,10 +78,10 @@ def test_mistakes_are_named_with_what_is_allowed(given: dict[str, Any], said: st
 )
 def test_a_file_that_is_no_configuration_is_told_by_its_name(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(PlanError, match="run.json") as caught:
+    with pytest.raises(PlanError, match=r"run\.json") as caught:
         LlmConfig.load(tmp_path / "run.json")
     assert said in str(caught.value)
-    with pytest.raises(PlanError, match=r"none.json cannot be read .* give a JSON file of settings"):
+    with pytest.raises(PlanError, match=r"none\.json cannot be read .* give a JSON file of settings"):
         LlmConfig.load(tmp_path / "none.json")
 
 

@@ -1,0 +1,39 @@
+"""What trl and what it stands on say about settings that are meant. In: a context. Out: silence, within it alone."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from speechkit.asr import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["quiet"]
+
+LOGGERS = ("trl", "accelerate", "peft", "DeepSpeed", "bitsandbytes", "kernels")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No remarks, no progress bars; errors pass."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    for logger in loggers:
+        logger.addFilter(_errors)  # a level would be set anew by packages that are imported meanwhile
+    try:
+        with checkpoint.quiet(), warnings.catch_warnings():
+            # transformers 5.23 calls it activation_checkpointing; the older name works in all that are allowed
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*bitsandbytes.*inputs will be cast.*", category=UserWarning)
+            warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast.*", category=UserWarning)
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_errors)
+
+
+def _errors(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR and "gemm_4bit" not in record.getMessage()
