@@ -1,4 +1,4 @@
-"""speechkit: transcribe, inspect and improve wav2vec 2.0 CTC speech models.
+"""speechkit: transcribe, inspect and improve wav2vec 2.0 CTC speech models; load and fine-tune language models.
 
 The names below are loaded at their first use, so that `import speechkit` costs milliseconds and no torch. Everything
 else is imported by its path: `from speechkit.widgets.player import player`.
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from speechkit.asr.model import Recognizer, load_asr
     from speechkit.errors import SpeechkitError
+    from speechkit.llm.load import load_llm
     from speechkit.types import FileResult, Transcript, Word
 
     __version__: str
 
-__all__ = ["FileResult", "Recognizer", "SpeechkitError", "Transcript", "Word", "__version__", "load_asr"]
+__all__ = ["FileResult", "Recognizer", "SpeechkitError", "Transcript", "Word", "__version__", "load_asr", "load_llm"]
 
 _HOME = {
     "FileResult": "speechkit.types",
@@ -25,6 +26,7 @@ _HOME = {
     "Transcript": "speechkit.types",
     "Word": "speechkit.types",
     "load_asr": "speechkit.asr.model",
+    "load_llm": "speechkit.llm.load",
 }
 # so that `speechkit.audio.load(…)` works after a plain `import speechkit`
 _MODULES = frozenset(
@@ -38,6 +40,7 @@ _MODULES = frozenset(
         "evaluation",
         "extras",
         "live",
+        "llm",
         "subtitles",
         "text",
         "textgrid",

@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechkit import cli_training, terminal
+from speechkit import cli_models, cli_training, terminal
 from speechkit.errors import AudioError, DataError, SpeechkitError
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="look for what will not work here, and say what to do about it")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(command=_doctor)
-    models = commands.add_parser("models", help="list the names that --model knows")
-    models.add_argument("--json", action="store_true", help="print the list as JSON")
-    models.set_defaults(command=_models)
+    cli_models.add_models(commands)
     return parser
 
 
@@ -398,21 +396,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         print(doctor.report(findings, terminal.Paint.of(sys.stdout)))
     return doctor.exit_status(findings)
-
-
-def _models(arguments: argparse.Namespace) -> int:
-    from speechkit.asr import registry
-
-    found = {name: registry.resolve(name) for name in registry.known_names()}
-    places = {name: "embedded, no download" if s.kind == "demo" else s.location for name, s in found.items()}
-    if arguments.json:
-        print(json.dumps(places, ensure_ascii=False, indent=2))
-        return OK
-    size = max(map(len, places))
-    for name, place in places.items():
-        print(f"{name.ljust(size)}  {place}")
-    print(f"{'…'.ljust(size)}  or any Hub id of a wav2vec 2.0 CTC model, or a folder that holds one")
-    return OK
 
 
 def _load(name: str, arguments: argparse.Namespace) -> Any:

@@ -202,14 +202,6 @@ def test_what_the_encoding_of_a_stream_lacks_is_shown_as_an_escape():
     assert raw.getvalue() == rb"caf\xe9 \udcff: \u4f60\u597d" + b"\n"
 
 
-def test_models_lists_short_names_and_where_they_come_from(run):
-    status, out, _ = run("models")
-    listed = dict(line.split(maxsplit=1) for line in out.splitlines())
-    assert status == 0
-    assert listed["demo/en"] == "embedded, no download" and listed["en"] == "facebook/wav2vec2-base-960h"
-    assert json.loads(run("models", "--json")[1])["en"] == "facebook/wav2vec2-base-960h"
-
-
 def test_doctor_as_json_agrees_with_its_exit_status(run):
     status, out, _ = run("doctor", "--json")
     seen = json.loads(out)

@@ -38,6 +38,7 @@ def test_the_public_names_are_these_and_at_most_ten() -> None:
         "Word",
         "__version__",
         "load_asr",
+        "load_llm",
     ]
     assert len(speechkit.__all__) <= 10
 

@@ -37,14 +37,15 @@ class Family:
     patterns: tuple[str, ...]  # regular expressions for the last part of a name in lower case
     lora_targets: tuple[str, ...]  # ends of module names; those that a model has are adapted
     stop_tokens: tuple[str, ...]  # what ends an answer, where the vocabulary has it
-    gguf_architecture: str | None  # as gguf calls it; None: llama.cpp has none
+    gguf_architecture: str | None  # as gguf calls it; None: llama.cpp has none, or what it is made of decides
     kind: str = TEXT
-    vocabulary_from: int = 0  # rows of one model_type are told apart by this smallest vocabulary
+    vocabulary_from: int = 0  # rows of one model_type are told apart by their smallest vocabulary
     template: str = ""  # what its chat template looks like: how a turn opens
     float16: str = ""  # why not to compute in float16; empty where it may
     qk_norm: bool = False  # queries and keys are normalised; configurations do not say
     experts: str = ""  # what LoRA leaves out of a model with experts
     long: bool = True  # positions can be stretched by YaRN
+    wraps: bool = False  # what it is made of is of another family, which decides kernels and the rest
 
     @property
     def profile(self) -> KernelProfile | None:
@@ -58,7 +59,7 @@ class Family:
 FAMILIES = (
     Family(
         "DeepSeek R1 distilled", (), (r"r1.*distill", r"^deepseek-r1-(qwen|llama)"), (*ATTENTION, *GATED),
-        ("<｜end▁of▁sentence｜>",), "qwen2", template="<｜User｜>",
+        ("<｜end▁of▁sentence｜>",), None, template="<｜User｜>", wraps=True,
     ),
     Family(
         "Llama 3", ("llama",), (r"llama-?3", r"meta-llama-3"), (*ATTENTION, *GATED),
@@ -120,14 +121,16 @@ FAMILIES = (
         "Llama 3.2 Vision", ("mllama", "mllama_text_model"), (r"llama-?3.*vision",), (*ATTENTION, *GATED),
         ("<|eot_id|>", "<|end_of_text|>"), None, kind=VISION, template="<|start_header_id|>",
     ),
-    Family("Llava", ("llava", "llava_next"), (r"llava",), (*ATTENTION, *GATED), ("</s>",), "llama", kind=VISION),
+    Family("Llava", ("llava", "llava_next"), (r"llava",), (*ATTENTION, *GATED), ("</s>",), "llama", kind=VISION,
+           wraps=True),
     Family(
         "Idefics 3 and SmolVLM", ("idefics3", "smolvlm"), (r"idefics3", r"smolvlm"), (*ATTENTION, *GATED),
-        ("<end_of_utterance>", "</s>"), "llama", kind=VISION, template="<|im_start|>",
+        ("<end_of_utterance>", "</s>"), "llama", kind=VISION, template="<|im_start|>", wraps=True,
     ),
-    Family("BERT", ("bert",), (r"^bert", r"minilm-l\d", r"^(bge|e5|gte)-"), BERT, (), "bert", ENCODER, long=False),
-    Family("RoBERTa and XLM-R", ("roberta", "xlm-roberta"), (r"roberta", r"multilingual-e5", r"bge-m3"), BERT, (),
+    Family("RoBERTa and XLM-R", ("roberta", "xlm-roberta"), (r"roberta", r"multilingual-e5-[bl]", r"bge-m3"), BERT, (),
            "bert", ENCODER, long=False),
+    Family("BERT", ("bert",), (r"^bert", r"minilm-l\d", r"^(bge|e5|gte)-", r"e5-small"), BERT, (), "bert", ENCODER,
+           long=False),
     Family("MPNet", ("mpnet",), (r"mpnet",), ("q", "k", "v", "o"), (), None, ENCODER, long=False),
     Family("ModernBERT", ("modernbert",), (r"modernbert",), ("Wqkv", "Wo", "Wi"), (), "modern-bert", ENCODER,
            long=False),

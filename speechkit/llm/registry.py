@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from speechkit import demo
 from speechkit.errors import ModelError
-from speechkit.llm.families import ENCODER, FAMILIES, VISION, Family
+from speechkit.llm.families import FAMILIES, VISION, Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "ENCODERS",
     "FAMILIES",
     "KNOWN",
     "Family",
@@ -49,7 +50,10 @@ KNOWN: dict[str, str] = {
     "r1-qwen-1.5b": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "smolvlm-256m": "HuggingFaceTB/SmolVLM-256M-Instruct",
+}
+ENCODERS: dict[str, str] = {
     "minilm-l6": "sentence-transformers/all-MiniLM-L6-v2",
+    "multilingual-e5-small": "intfloat/multilingual-e5-small",
 }
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -109,7 +113,7 @@ class Targets:
 
 
 def known_names() -> list[str]:
-    """The short names that :func:`resolve` takes: embedded chat models first, then published ones."""
+    """The short names of language models, embedded ones first; those of encoders of sentences are `ENCODERS`."""
     return [*(f"demo/{name}" for name in demo.chat_models()), *KNOWN]
 
 
@@ -122,8 +126,8 @@ def resolve(name: str | os.PathLike[str]) -> Source:
     if not isinstance(name, (str, os.PathLike)):
         raise ModelError(f"a model is named by a string or a path, not by {type(name).__name__}; {_advice('')}")
     text = os.fspath(name)
-    if text in KNOWN:
-        return _hub(text, KNOWN[text])
+    if repo := KNOWN.get(text) or ENCODERS.get(text):
+        return _hub(text, repo)
     if text == "demo" or text.startswith("demo/"):
         return _demo(text)
     folder = os.path.expanduser(text)
@@ -206,7 +210,7 @@ def lora_choice(model: Any) -> Targets:
 
 def nearest(name: str, known: Iterable[str] | None = None) -> list[str]:
     """Up to three known names and Hub ids that are spelt much like `name`."""
-    names = list(known if known is not None else (*known_names(), *KNOWN.values()))
+    names = list(known if known is not None else (*known_names(), *ENCODERS, *KNOWN.values(), *ENCODERS.values()))
     lower = {one.lower(): one for one in names}
     for one in names:
         lower.setdefault(one.lower().rpartition("/")[2], one)
@@ -290,8 +294,6 @@ def _get(config: Any, name: str) -> Any:
 def _advice(text: str) -> str:
     close = nearest(text) if text else []
     near = f"nearest known names: {', '.join(close)}; " if close else ""
-    kinds = ", ".join(family.name for family in FAMILIES if family.kind != ENCODER)
     return (
-        f"{near}known names: {', '.join(known_names())}; or any Hub id such as owner/model ({kinds} and others); "
-        "or a folder with config.json"
+        f"{near}known names: {', '.join(known_names())}; or a Hub id such as owner/model; or a folder with config.json"
     )
