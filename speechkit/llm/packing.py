@@ -113,7 +113,7 @@ def plan_bins(lengths: Sequence[int] | NDArray[np.integer[Any]], block: int) -> 
 
 
 def _sorted(keys: Ids) -> Ids:
-    """A stable argsort of numbers from 0 on, 16 bits at a time: NumPy sorts such in linear time, and longer ones not."""
+    """A stable argsort of numbers from 0 on, 16 bits at a time: such NumPy sorts in linear time."""
     order = np.argsort((keys & 0xFFFF).astype(np.uint16), kind="stable")
     shift = 16
     while (keys >> shift).any():
