@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from speechkit.errors import PlanError
+from speechkit.llm.four_bits import differentiable
 from speechkit.llm.lora_options import LoraOptions
 from speechkit.training.precision import choose_precision
 
@@ -50,7 +51,8 @@ def open_base(config: LlmConfig, device: str, model: Any = None, tokenizer: Any 
     if model is None:
         model, tokenizer = _loaded(config, device)
     bare = bare_of(model)
-    identity = _digest(model)
+    with differentiable(model):  # 4-bit weights in the layout that they were loaded in
+        identity = _digest(model)
     notes: list[str] = []
     precision = _precision(config, bare, device)
     if config.method == "full":
@@ -173,8 +175,6 @@ def _digest(model: Any) -> str:
         step = max(1, flat.numel() // SAMPLE)
         part = flat[::step][:SAMPLE].to("cpu")
         plain = part.float() if part.is_floating_point() else part
-        digest.update(
-            f"{name.replace('base_model.model.', '').replace('base_layer.', '')} {tuple(weight.shape)}".encode()
-        )
+        digest.update(f"{name.replace('base_model.model.', '').replace('base_layer.', '')} {weight.numel()}".encode())
         digest.update(plain.contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from speechkit import extras
 from speechkit.device import choose_device
 from speechkit.errors import DataError, PlanError
+from speechkit.llm.four_bits import differentiable
 from speechkit.llm.llm_folder import LlmFolder
 from speechkit.llm.llm_result import LlmResult, llm_card
 from speechkit.llm.optimizers import check_optimizer
@@ -119,7 +120,9 @@ class _Run:
             self.config, self.folder, steps or ENDLESS, self.device, self.base.precision.value, **self.more
         )
         parts = Parts(self.config, model, tokenizer, batches, self.kept_out, self.folder, watch, _fused_loss(model))
-        with _mode_kept(model):
+        with _mode_kept(model), differentiable(model) as rearranged:
+            if rearranged:
+                self.notes.append(f"{rearranged} 4-bit weights had been rearranged by bitsandbytes and were put back")
             trainer = LlmTrainer.of(parts, made)
             watch.save_best = lambda: self._keep_best(trainer)
             self._train(trainer, watch, pace, last)
@@ -148,7 +151,8 @@ class _Run:
         read = Rows(tuple(rows), (), what) if of_ours else rows if isinstance(rows, Rows) else read_rows(rows)
         longest = min(self.config.max_len or self.config.batch_tokens, self.base.longest)
         report = tokenize(read.rows, self.base.tokenizer, longest)
-        left = [(one.where, one.reason) for one in (*read.broken, *report.left_out)]
+        left = [(one.where, one.reason) for one in read.broken]
+        left += [(one.where, one.reason) for one in report.left_out]
         if left:
             few = "; ".join(f"{where}: {reason}" for where, reason in left[:3])
             more = f"; and {len(left) - 3} more" if len(left) > 3 else ""

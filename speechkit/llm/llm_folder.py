@@ -6,11 +6,14 @@ best/ holds an adapter in peft's format, or a whole model; both with the tokeniz
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from speechkit.errors import PlanError
 from speechkit.llm.llm_config import LlmConfig
 from speechkit.training.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from os import PathLike
 
 __all__ = ["LlmFolder"]
 
@@ -19,6 +22,11 @@ PLACES = {"resume", "folder", "train", "dev", "distributed"}  # may change too, 
 
 class LlmFolder(RunFolder):
     """See the head of the file."""
+
+    @classmethod
+    def open(cls, folder: str | PathLike[str]) -> LlmFolder:
+        """Make the folder if it is absent. Raises OutputError when nothing can be written there."""
+        return cls(super().open(folder).path)
 
     def start(self, config: LlmConfig, origin: dict[str, Any]) -> int:
         """As `begin`, which asks nothing of its settings but their JSON and `resume`."""
