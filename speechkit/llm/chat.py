@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import DataError
+from speechkit.llm.families import FAMILIES
 from speechkit.llm.row_shapes import Fault
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ MARKS, PREFIXES, TURNS, WHOLE = "marks", "prefixes", "turn by turn", "whole text
 MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 THOUGHT = re.compile(r"\s*<[^<>\s]*think[^<>\s]*>\s*")  # opened for the model, where training text has none
 # what ends a turn in the families of this kit, where the tokenizer has it; its eos is added
-ENDS = (
-    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<end_of_turn>", "<turn|>", "<|end|>", "</s>", "<|endoftext|>",
-    "<|end_of_text|>", "<｜end▁of▁sentence｜>",
-)  # fmt: skip
+ENDS = tuple(dict.fromkeys((*(token for family in FAMILIES for token in family.stop_tokens), "<|end|>", "<turn|>")))
 NO_TEMPLATE = (
     "the tokenizer has no chat template, and the rows are chats: set tokenizer.chat_template (that of the instruct "
     "model of the same family), or give prompt/completion rows"
@@ -193,14 +191,16 @@ class Encoder:
         return self._sample(ids, _runs(learnt))
 
     def _sample(self, ids: Sequence[int], spans: Iterable[tuple[int, int]]) -> Sample:
-        """Each span ends with the token that ends the turn: blanks behind it are the template's, not the model's."""
+        """Each span ends with the token that ends the turn: what follows is the template's, not the model's."""
         learnt = [False] * len(ids)
         for first, last in spans:
-            end = next((at + 1 for at in range(last - 1, first - 1, -1) if ids[at] in self.stops), 0)
-            if end and self.tokenizer.decode(ids[end:last], skip_special_tokens=False).strip():
-                end = last
-            elif not end:
-                end = last + (last < len(ids) and ids[last] in self.stops)
+            end = 0
+            for at in range(last - 1, first - 1, -1):
+                if ids[at] in self.stops:
+                    end = at + 1
+                elif self.tokenizer.decode([ids[at]]).strip():
+                    break
+            end = end or last + (last < len(ids) and ids[last] in self.stops)
             learnt[first:end] = [True] * (end - first)
         return Sample(tuple(ids), tuple(learnt))
 
