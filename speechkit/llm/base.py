@@ -6,6 +6,7 @@ In: settings, perhaps a model and its tokenizer. Out: a `Base`. What trains it s
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,12 @@ from speechkit.llm.lora_options import LoraOptions
 from speechkit.training.precision import choose_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from speechkit.device import Choice
     from speechkit.llm.llm_config import LlmConfig
 
-__all__ = ["Base", "bare_of", "open_base", "options_of"]
+__all__ = ["Base", "bare_of", "mode_kept", "open_base", "options_of"]
 
 SAMPLE = 64  # numbers of each tensor that its digest is of
 
@@ -178,3 +181,23 @@ def _digest(model: Any) -> str:
         digest.update(f"{name.replace('base_model.model.', '').replace('base_layer.', '')} {weight.numel()}".encode())
         digest.update(plain.contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+@contextmanager
+def mode_kept(model: Any) -> Iterator[None]:
+    """trl's forward, checkpointing and the training mode go again; the model is for use after the run."""
+    bare = bare_of(model)
+    before = bare.__dict__.get("forward")
+    checkpointed = _checkpointed(bare)
+    try:
+        yield
+    finally:
+        if before is None:
+            bare.__dict__.pop("forward", None)
+        if not checkpointed and _checkpointed(bare):
+            bare.gradient_checkpointing_disable()
+        model.eval()
+
+
+def _checkpointed(model: Any) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

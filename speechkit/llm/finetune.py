@@ -14,7 +14,6 @@ import hashlib
 import os
 import shutil
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ from speechkit.training.origin import versions
 from speechkit.training.process import import_notes_off, random_state_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from speechkit.llm.batches import Batch, Batches
     from speechkit.llm.llm_config import LlmConfig
@@ -102,6 +101,7 @@ class _Run:
         self.kept_out = self._batches_of(self.dev) if self.dev else ()
 
     def go(self, on_point: Callable[[Point], None] | None, stop: Any) -> LlmResult:
+        from speechkit.llm.base import mode_kept
         from speechkit.llm.trainer import LlmTrainer, Parts, arguments
         from speechkit.llm.watch import LlmWatch, Memory, Pace
 
@@ -120,7 +120,7 @@ class _Run:
             self.config, self.folder, steps or ENDLESS, self.device, self.base.precision.value, **self.more
         )
         parts = Parts(self.config, model, tokenizer, batches, self.kept_out, self.folder, watch, _fused_loss(model))
-        with _mode_kept(model), differentiable(model) as rearranged:
+        with mode_kept(model), differentiable(model) as rearranged:
             if rearranged:
                 self.notes.append(f"{rearranged} 4-bit weights had been rearranged by bitsandbytes and were put back")
             trainer = LlmTrainer.of(parts, made)
@@ -322,28 +322,6 @@ def _fused_loss(model: Any) -> bool:
     bare = bare_of(model)
     recipe = recipe_of(bare)
     return recipe is not None and recipe.kind == "loss" and not head_reason(bare)
-
-
-@contextmanager
-def _mode_kept(model: Any) -> Iterator[None]:
-    """trl's forward, checkpointing and the training mode go again; the model is for use after the run."""
-    from speechkit.llm.base import bare_of
-
-    bare = bare_of(model)
-    before = bare.__dict__.get("forward")
-    checkpointed = _checkpointed(bare)
-    try:
-        yield
-    finally:
-        if before is None:
-            bare.__dict__.pop("forward", None)
-        if not checkpointed and _checkpointed(bare):
-            bare.gradient_checkpointing_disable()
-        model.eval()
-
-
-def _checkpointed(model: Any) -> bool:
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _more_versions() -> dict[str, str]:

@@ -33,6 +33,7 @@ class Point:
     cer: float | None = None
     dev_loss: float | None = None  # of a language model on rows that were kept out: nats per labelled token
     tokens: int | None = None  # trained on so far, padding not counted
+    reward: float | None = None  # of answers, where a language model learns by preference; more is better
     memory_mib: float | None = None  # most that was in use so far: of the GPU, on a CPU of the process
 
 

@@ -92,6 +92,8 @@ def figures(curve: Curve, going: bool = True) -> tuple[Figure, ...]:
         found.append(Figure("WER", _percent(wer), f"best {_percent(best.wer or 0.0)} at step {best.step}"))
     if cer is not None:
         found.append(Figure("CER", _percent(cer)))
+    if (reward := _latest(curve, "reward")) is not None:
+        found.append(Figure("reward", f"{reward:.3g}"))
     if rate is not None:
         found.append(Figure("learning rate", _short(rate)))
     if (speed := pace(curve)) is not None:
@@ -141,6 +143,7 @@ def charts(curve: Curve) -> tuple[Chart, ...]:
     drawn = (
         _chart(curve, "loss", {"loss": "loss", "kept-out loss": "dev_loss"}, _short, log=True),
         _chart(curve, "errors", {"WER": "wer", "CER": "cer"}, _percent),
+        _chart(curve, "reward", {"reward": "reward"}, _short),
         _chart(curve, "learning rate", {"learning rate": "learning_rate"}, _short),
         _chart(curve, "memory", {"memory": "memory_mib"}, _mib),
     )
