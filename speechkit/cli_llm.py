@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_llm_finetune"]
 
-NAMES = "train dev model folder method quant rank steps epochs minutes learning_rate batch_tokens max_len seed resume".split()
+NAMES = (
+    "train", "dev", "model", "folder", "method", "quant", "rank", "steps", "epochs", "minutes", "learning_rate",
+    "batch_tokens", "max_len", "seed", "resume",
+)  # fmt: skip
 DEV_SHARE, DEV_MOST = 0.1, 500  # of the training rows, where no others are named to be kept out
 
 
@@ -56,9 +59,7 @@ def add_llm_finetune(commands: Any) -> None:
     add("--no-resume", dest="resume", action="store_false", default=None, help="refuse to go on from a checkpoint")
     add("--plan", type=int, metavar="N", help="print the memory that N GPUs need, and end")
     add("--strategy", metavar="S", help="of the plan: one, zero2, zero3 or fsdp2 (default: zero2 on several GPUs)")
-    add(
-        "--card", metavar="C", help="of the plan: T4, L4, A100-40, A100-80, H100, H200 or cpu (default: this machine's)"
-    )
+    add("--card", metavar="C", help="of the plan: T4, L4, A100-40, A100-80, H100, H200, cpu (default: what is here)")
     add("--host", metavar="NAME", help="of the plan: the first of several machines, on which the processes meet")
     add("--nodes", type=int, default=1, metavar="N", help="of the plan: machines (default: 1)")
     add("--json", action="store_true", help="print each point and the result as JSON lines")
