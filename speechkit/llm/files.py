@@ -13,12 +13,12 @@ from typing import Any
 
 from speechkit import extras
 from speechkit.asr.checkpoint import ARCHITECTURES as SPEECH
-from speechkit.asr.checkpoint import quiet
 from speechkit.errors import ModelError
 from speechkit.llm import hub, registry
 from speechkit.llm.families import ENCODER
+from speechkit.llm.quiet import quiet
 
-__all__ = ["Place", "add_adapter", "find", "read_config", "read_model", "read_tokenizer"]
+__all__ = ["Place", "find", "need_weights", "read_config", "read_json", "read_model", "read_tokenizer"]
 
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
@@ -44,13 +44,13 @@ def find(source: registry.Source, revision: str | None = None, seen: tuple[str, 
         folder = Path(source.location)
         _check_kind(folder)
     if (folder / "config.json").is_file():
-        _need_weights(folder)
+        need_weights(folder)
         return Place(folder, folder)
     name = _base_of(folder)
     if name in seen or len(seen) > 3:
         raise ModelError(f"{folder} is an adapter whose base {name!r} is an adapter again; merge those first")
     try:
-        place = find(registry.resolve(name), _json(folder / "adapter_config.json").get("revision"), (*seen, name))
+        place = find(registry.resolve(name), read_json(folder / "adapter_config.json").get("revision"), (*seen, name))
     except ModelError as error:
         raise ModelError(f"{folder} is an adapter for {name!r}, which cannot be had: {error}") from error
     if place.adapter is not None:
@@ -104,16 +104,6 @@ def read_model(folder: Path, config: Any, dtype: str, device: str, settings: Any
     return model
 
 
-def add_adapter(model: Any, folder: Path) -> Any:
-    """peft's wrapper with the adapter of `folder` in. Raises ModelError where it is for another base."""
-    peft = extras.require("peft", extra="llm", purpose=f"the adapter in {folder}")
-    try:
-        with quiet():
-            return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"the adapter in {folder} does not fit its base: {error}") from error
-
-
 def _class_of(config: Any) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -131,7 +121,7 @@ def _check_kind(folder: Path) -> None:
             f"{folder} has no config.json (it holds: {_listing(folder)}); give the folder of a language model, or of a "
             "PEFT adapter"
         )
-    config = _json(path)
+    config = read_json(path)
     kind = str(config.get("model_type") or "")
     if kind in SPEECH:
         raise ModelError(f"{folder} holds a speech model ({kind}): load_asr loads it")
@@ -170,7 +160,7 @@ def _check_native(folder: Path, config: dict[str, Any], kind: str) -> None:
 
 
 def _base_of(folder: Path) -> str:
-    name = _json(folder / "adapter_config.json").get("base_model_name_or_path")
+    name = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not name:
         raise ModelError(f"{folder}/adapter_config.json names no base model: set base_model_name_or_path in it")
     if not any(folder.glob("adapter_model*.safetensors")):
@@ -178,7 +168,8 @@ def _base_of(folder: Path) -> str:
     return str(name)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises ModelError for anything else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -188,7 +179,8 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _need_weights(folder: Path) -> None:
+def need_weights(folder: Path) -> None:
+    """Raise ModelError unless `folder` holds weights as safetensors."""
     if any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
         return
     pickled = any(folder.glob("pytorch_model*.bin"))

@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from speechkit.asr.checkpoint import quiet
 from speechkit.device import choose_device
 from speechkit.llm import registry
 from speechkit.llm.apply import apply_kernels
 from speechkit.llm.context import Context, check_length, stretch
-from speechkit.llm.files import add_adapter, find, read_config, read_model, read_tokenizer
+from speechkit.llm.files import find, read_config, read_model, read_tokenizer
 from speechkit.llm.precision import choose_llm_dtype
 from speechkit.llm.profiles import profile_of
 from speechkit.llm.quant import Quant, check_name, choose_quant
+from speechkit.llm.quiet import quiet
 from speechkit.llm.repairs import repair
 from speechkit.llm.report import LOADED
 
@@ -130,7 +130,9 @@ def load_llm(
     )  # fmt: skip
     model.__dict__[LOADED] = done
     if place.adapter is not None:
-        model = add_adapter(model, place.adapter)
+        from speechkit.llm.adapter_files import load_adapter
+
+        model = load_adapter(model, place.adapter, kernels=kernels)
     if kernels and done.profile is not None:
         apply_kernels(model)
     return model.eval(), tokenizer
