@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechkit import cli_models, cli_training, terminal
+from speechkit import cli_llm, cli_models, cli_training, terminal
 from speechkit.errors import AudioError, DataError, SpeechkitError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_align(commands)
     _add_stream(commands)
     cli_training.add_finetune(commands)
+    cli_llm.add_llm_finetune(commands)
     demo = commands.add_parser("demo", help="transcribe the embedded clips with the embedded model")
     demo.add_argument("--language", default="en", help="language of the clips and of the embedded model (default: en)")
     _add_model_options(demo, default=None, what="model (default: the embedded one of the language)")
