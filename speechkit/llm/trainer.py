@@ -225,8 +225,11 @@ class LlmTrainer(SFTTrainer):
             return float(-outputs.log_probs.double().sum())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The weights that learn; the others are those of the model that the run started from."""
-        if not self.args.should_save:
+        """The weights that learn; the others are those of the model that the run started from.
+
+        Sharded ones are written by DeepSpeed or FSDP with the state of the optimiser, a part by each process.
+        """
+        if not self.args.should_save or self.sharded:
             return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -279,6 +282,9 @@ class LlmTrainer(SFTTrainer):
         return sum(count for count, learns in counts if learns), sum(count for count, _ in counts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         wanted = dict(learning(model or self.model))
         if weights.keys() != wanted.keys():
