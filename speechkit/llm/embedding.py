@@ -167,6 +167,7 @@ def _train(model: Any, config: EncoderConfig, pairs: list[Pair]) -> tuple[int, f
     import datasets
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from transformers import PrinterCallback
 
     rows = datasets.Dataset.from_dict({"anchor": [a for a, _ in pairs], "positive": [b for _, b in pairs]})
     with tempfile.TemporaryDirectory() as scratch, quiet():
@@ -177,7 +178,9 @@ def _train(model: Any, config: EncoderConfig, pairs: list[Pair]) -> tuple[int, f
             use_cpu=model.device.type == "cpu",
         )  # fmt: skip
         loss = MultipleNegativesRankingLoss(model, scale=1 / config.temperature)
-        done = SentenceTransformerTrainer(model=model, args=settings, train_dataset=rows, loss=loss).train()
+        trainer = SentenceTransformerTrainer(model=model, args=settings, train_dataset=rows, loss=loss)
+        trainer.remove_callback(PrinterCallback)
+        done = trainer.train()
     return int(done.global_step), round(float(done.training_loss), 4)
 
 

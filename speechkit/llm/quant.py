@@ -15,7 +15,7 @@ from speechkit.errors import PlanError
 from speechkit.llm.precision import described, gpu_of
 
 if TYPE_CHECKING:
-    from speechkit.device import Hardware
+    from speechkit.device import Gpu, Hardware
 
 __all__ = ["QUANTS", "Quant", "choose_quant", "possible"]
 
@@ -50,12 +50,7 @@ def possible(device: str, hardware: Hardware | None = None) -> dict[str, str]:
     gpu = gpu_of(device, hardware)
     if gpu is None:
         return {"nf4": "", "int8": "", "fp8": "float8 products need a GPU from sm_89 on, and this is a CPU"}
-    return {
-        kind: ""
-        if gpu.capability >= least
-        else f"it needs sm_{least[0]}{least[1]} or later, and {described(gpu)} is not"
-        for kind, least in NEEDS.items()
-    }
+    return {kind: "" if gpu.capability >= least else _needs(least, gpu) for kind, least in NEEDS.items()}
 
 
 def choose_quant(quant: str | None, device: str, dtype: str, hardware: Hardware | None = None) -> Quant:
@@ -76,6 +71,10 @@ def choose_quant(quant: str | None, device: str, dtype: str, hardware: Hardware 
     extras.require(package, extra="llm", purpose=f"quant={quant!r}")
     reason = f"asked for: {SAYS[quant]}, computed in {dtype}, {package} {version(package)}"
     return Quant(quant, reason, _settings(quant, dtype))
+
+
+def _needs(least: tuple[int, int], gpu: Gpu) -> str:
+    return f"it needs sm_{least[0]}{least[1]} or later, and the device is {described(gpu)}"
 
 
 def check_name(quant: str | None) -> None:

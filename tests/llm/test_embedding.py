@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_the_encoder_that_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(SentenceTransformer, "save_pretrained", full)
-    with pytest.raises(OutputError, match="No space left on device; make room there"):
+    with pytest.raises(OutputError, match="No space left on device; make room, or name another folder"):
         finetune_pairs(config, PAIRS)
     assert (done.folder / "model.safetensors").read_bytes() == kept and not list(tmp_path.glob("*.new"))
 
