@@ -12,20 +12,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "llm"))
 
-from tiny_llm_runs import chats, model_folder, small
+from tiny_llm_runs import chats, model_folder, no_kernels, small
 
 from speechkit import cli, cli_llm
 from speechkit.llm.llm_config import LlmConfig
 from speechkit.llm.llm_result import LlmResult
 from speechkit.training.curve import Point
 
-
-@pytest.fixture(autouse=True)
-def _definitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels by their definitions: the interpreter is slow, and tests/kernels tests them."""
-    from speechkit_kernels import launch
-
-    monkeypatch.setattr(launch, "_triton", lambda: None)
+definitions = pytest.fixture(scope="module", autouse=True)(no_kernels)
 
 
 @pytest.fixture(scope="module")

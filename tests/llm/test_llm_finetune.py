@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_llm_runs import chats, losses, model_folder, small
+from tiny_llm_runs import chats, losses, model_folder, no_kernels, small
 
 from speechkit.errors import DataError, ModelError, PlanError
 from speechkit.llm.data import tokenize
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 TRAIN, DEV = chats(48), chats(8, first=100)
 LONG = {"messages": [{"role": "user", "content": "x" * 300}, {"role": "assistant", "content": "y"}]}
+
+
+definitions = pytest.fixture(scope="module", autouse=True)(no_kernels)
 
 
 @pytest.fixture(scope="module")

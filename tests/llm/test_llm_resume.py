@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_llm_runs import chats, losses, model_folder, small
+from tiny_llm_runs import chats, losses, model_folder, no_kernels, small
 
 from speechkit.errors import PlanError
 from speechkit.llm.finetune import finetune
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 TRAIN, DEV = chats(48), chats(8, first=100)
 NOISY = {"dropout": 0.2, "accumulation": 2}  # random numbers in every step
+
+
+definitions = pytest.fixture(scope="module", autouse=True)(no_kernels)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,14 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from speechkit.llm.llm_config import LlmConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def chats(count: int, first: int = 0) -> list[dict[str, Any]]:
@@ -47,6 +50,16 @@ def small(folder: Path, model: Path, **changes: Any) -> LlmConfig:
         "alpha": 8, "eval_every": 3, "log_every": 1, "precision": "float32", "device": "cpu",
     }  # fmt: skip
     return LlmConfig(**{**settings, **changes})
+
+
+def no_kernels() -> Iterator[None]:
+    """Kernels by their definitions, for fixtures that last longer than one test (see conftest.py)."""
+    import pytest
+    from speechkit_kernels import launch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "_triton", lambda: None)
+        yield
 
 
 def losses(folder: Path) -> list[float]:
