@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from speechkit import extras
 from speechkit.errors import ModelError, OutputError, PlanError
 from speechkit.llm.adapter_check import Found, base_facts, check_fits, read_found
-from speechkit.llm.lora import OPTIONS, fuse, options_of
+from speechkit.llm.lora import OPTIONS, options_of
+from speechkit.llm.lora_kernels import fuse, keep_unpacked
 
 if TYPE_CHECKING:
     import os
@@ -97,6 +98,7 @@ def load_adapter(
         raise ModelError(f"{found.folder} does not fit the model: {str(error).splitlines()[0]}") from error
     wrapped.set_adapter(name, inference_mode=not trainable)
     wrapped.__dict__.setdefault(OPTIONS, {})[name] = found.options or options_of(wrapped, name)
+    keep_unpacked(wrapped)
     if kernels:
         fuse(wrapped)
     _say_where_bases_differ(wrapped, found)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechkit import extras
 from speechkit.errors import PlanError
-from speechkit.llm.lora_kernels import FusedReport, fuse, fused, layers_of, unfuse
+from speechkit.llm.lora_kernels import FusedReport, fuse, fused, keep_unpacked, layers_of, unfuse
 from speechkit.llm.lora_options import LoraOptions
 from speechkit.llm.lora_targets import experts_of, names_of, targets_of
 
@@ -60,6 +60,7 @@ def add_lora(
     options = LoraOptions() if options is None else options
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     config = _config(inner, options)
+    keep_unpacked(inner)
     if not isinstance(model, PeftModel):
         wrapped: Any = get_peft_model(inner, config, adapter_name=name)
     elif name in model.peft_config:

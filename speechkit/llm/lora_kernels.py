@@ -25,7 +25,7 @@ from speechkit.llm.exchange import Recipe, put_in, recipe_of, take_out, why_not
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FusedReport", "fuse", "fused", "layers_of", "unfuse"]
+__all__ = ["FusedReport", "fuse", "fused", "keep_unpacked", "layers_of", "unfuse"]
 
 KIND, KERNEL = "low-rank updates", "lora_linear"
 SHARED = 64  # bitsandbytes' block that the kernel reads
@@ -86,6 +86,26 @@ def layers_of(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield name, module
+
+
+def keep_unpacked(model: nn.Module) -> int:
+    """Keep bitsandbytes from repacking 4-bit weights; how many layers.
+
+    On a CPU with bfloat16 it does so at the first call in evaluation, in place: scales are rounded to bfloat16, which
+    is not undone, and what is repacked has no gradient, so that training after an evaluation would fail.
+    """
+    count = 0
+    for module in model.modules():
+        there: Any = module
+        if type(module).__module__.startswith("bitsandbytes.") and getattr(there, "support_avx512bf16_for_cpu", False):
+            there.support_avx512bf16_for_cpu = False
+            count += 1
+            state: Any = getattr(there.weight, "quant_state", None)
+            if getattr(state, "packing_format_for_cpu", False):
+                from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as unpack
+
+                there.weight.data, there.weight.quant_state = unpack(there.weight.data, state)
+    return count
 
 
 def never(layer: Any) -> str:
