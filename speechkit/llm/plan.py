@@ -43,8 +43,7 @@ class Plan:
     logits: int  # of the batch, or of a chunk of it
     host: int  # in main memory or on a disk beside it; not in the total
     options: PlanOptions
-    parameters: int  # of the model with its adapters
-    trained: int  # of these
+    counts: Counts  # of the model with its adapters
     card: Gpu | None  # None: a CPU
     usable: int | None  # bytes of the card that tensors can have; None for a CPU
     fits: bool | None  # None for a CPU, whose memory is shared with everything else
@@ -53,6 +52,16 @@ class Plan:
     )  # largest power of two that fits, per rank; None where the weights alone do not, or no card
     accumulation: int | None  # batches per update for `global_tokens`, or None where none were asked for
     notes: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model with its adapters."""
+        return self.counts.total
+
+    @property
+    def trained(self) -> int:
+        """Weights that are trained."""
+        return sum(self.counts.trained)
 
     @property
     def total(self) -> int:
@@ -112,7 +121,7 @@ def _plan(config: Any, options: PlanOptions, hardware: Hardware | None, suggest:
     return Plan(
         weights=memory.weights, gradients=memory.gradients, optimizer=memory.optimizer,
         activations=memory.activations, logits=memory.logits, host=memory.host, options=options,
-        parameters=counts.total, trained=sum(counts.trained), card=card, usable=usable,
+        counts=counts, card=card, usable=usable,
         fits=None if usable is None else memory.total <= usable, batch_tokens=tokens,
         accumulation=_accumulation(options), notes=_notes(options, dry, card),
     )  # fmt: skip
