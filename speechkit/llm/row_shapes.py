@@ -9,6 +9,7 @@ Knows no files, no tokenizer and no template.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "ipython": "tool",
     "function_call": "call", "tool_call": "call",
 }  # fmt: skip
+SPOKEN = re.compile(r"\n\n(Human|Assistant):")  # as preference data of the first years has it
 QUESTIONS = ("instruction", "question", "query")
 CONTEXTS = ("input", "context")
 ANSWERS = ("output", "response", "answer", "completion")
@@ -160,7 +162,9 @@ def _plain(given: Mapping[str, Any], where: str) -> Row:
 
 
 def _preference(given: Mapping[str, Any], where: str) -> Row:
-    chosen, rejected = (messages_of(given[name], "assistant") for name in ("chosen", "rejected"))
+    chosen, rejected = (
+        messages_of(_spoken(given[name]) or given[name], "assistant") for name in ("chosen", "rejected")
+    )  # fmt: skip
     shared = 0
     if chosen and chosen[0].role != "assistant":  # whole conversations: what they share is the prompt
         most = min(len(chosen), len(rejected)) - 1
@@ -178,6 +182,12 @@ def _preference(given: Mapping[str, Any], where: str) -> Row:
     if chosen == rejected:
         raise Fault("chosen and rejected are the same")
     return Row("preference", _checked(prompt, "user"), chosen, rejected, tools_of(given), where=where)
+
+
+def _spoken(text: Any) -> list[dict[str, str]]:
+    """The turns of a conversation written as one string, "\\n\\nHuman: …\\n\\nAssistant: …"; none where it is not."""
+    parts = SPOKEN.split(text) if isinstance(text, str) and text.startswith("\n\nHuman:") else [""]
+    return [{"role": role, "content": said.strip()} for role, said in zip(parts[1::2], parts[2::2], strict=True)]
 
 
 def _prompt(given: Mapping[str, Any], where: str) -> Row:

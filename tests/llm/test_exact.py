@@ -82,6 +82,39 @@ def logits_of(model: Any, **more: Any) -> torch.Tensor:
     return model(**batch).logits[0]
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "kernels"])
+def test_another_first_document_changes_nothing_for_the_second(attention: str) -> None:
+    model, (first, second) = model_of("mistral", attention), documents(9, 7, seed=4)
+    other = Tokens(tuple(reversed(first.input_ids)), first.labels)
+    logits = []
+    for one in (first, other):
+        batch = collate(pack([one, second], 16, seed=None))
+        assert batch["input_ids"][0, 9:].tolist() == list(second.input_ids)
+        logits.append(model(**batch, **({"skip_logits": False} if attention == "kernels" else {})).logits[0])
+    assert torch.equal(logits[0][9:], logits[1][9:]) and not torch.equal(logits[0][:9], logits[1][:9])
+
+
+def test_only_the_adapter_learns_and_it_agrees() -> None:
+    from speechkit.llm.lora import LoraOptions, add_lora
+
+    model = add_lora(model_of("llama", "kernels"), LoraOptions(rank=4, init="random"))
+    found = packed_equals_separate(model, ROWS)
+    assert found.ok and 0 < found.gradient_difference <= 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention", "kernels"])
+def test_packed_equals_separate_on_a_gpu(kind: str, attention: str) -> None:
+    more = {"head_dim": 16, "hidden_size": 64}  # what compiled kernels take
+    model = tiny(kind, **{**FAMILIES[kind], **more}).cuda().bfloat16()
+    if attention == "kernels":
+        apply_kernels(model)
+    else:
+        model.set_attn_implementation(attention)
+    assert packed_equals_separate(model, ROWS, tolerance=5e-2).ok
+
+
 WAYS: dict[str, dict[str, Any]] = {
     "a cache": {"use_cache": True},
     "an all-ones mask": {"attention_mask": torch.ones(1, 41, dtype=torch.long)},

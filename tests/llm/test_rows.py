@@ -94,8 +94,9 @@ def test_prompt_and_completion_of_strings_stay_strings() -> None:
         {"prompt": [USER.as_dict()], "chosen": [ANSWER.as_dict()], "rejected": [{"role": "assistant", "content": "5"}]},
         {"prompt": "2 + 2?", "chosen": [USER.as_dict(), ANSWER.as_dict()],
          "rejected": [USER.as_dict(), {"role": "assistant", "content": "5"}]},
+        {"chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2 + 2?\n\nAssistant: 5"},
     ],
-    ids=["strings", "turns", "whole conversations"],
+    ids=["strings", "turns", "whole conversations", "conversations as one string"],
 )  # fmt: skip
 def test_a_preference_is_a_prompt_and_two_answers(record: dict[str, Any]) -> None:
     row = one(record)
