@@ -95,6 +95,17 @@ print("torch" in sys.modules)
     assert python(code) == "False"
 
 
+def test_the_table_of_language_models_brings_no_torch() -> None:
+    code = """
+import sys
+import speechkit.llm
+from speechkit.llm import context, files, hub, precision, quant, registry, repairs
+registry.resolve("qwen3-0.6b")
+print(sorted(name for name in ("torch", "transformers", "triton") if name in sys.modules))
+"""
+    assert python(code) == "[]"
+
+
 def test_import_prints_nothing_and_leaves_the_environment_alone() -> None:
     code = "import os; before = dict(os.environ); import speechkit.audio; assert dict(os.environ) == before"
     assert python(code) == ""

@@ -38,11 +38,8 @@ def find(source: registry.Source, revision: str | None = None, seen: tuple[str, 
     Raises ModelError: no config.json, no safetensors, an architecture that is no language model, code of its own, an
     adapter without its base.
     """
-    if source.kind == "hub":
-        folder = hub.fetch(source.location, revision, _check_kind)
-    else:
-        folder = Path(source.location)
-        _check_kind(folder)
+    folder = hub.fetch(source.location, revision, _check_kind) if source.kind == "hub" else Path(source.location)
+    _check_kind(folder)  # also what came out of the cache
     if (folder / "config.json").is_file():
         need_weights(folder)
         return Place(folder, folder)
