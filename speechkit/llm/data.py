@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["IGNORED", "TOO_LONG", "LeftOut", "TokenReport", "Tokens", "tokenize"]
 
 IGNORED = -100  # the label that losses pass over
+ENDLESS = 2**31  # tokenizers that know no length say 10**30
 TOO_LONG = ("leave out", "cut")
 SHOWN = 3  # rows named for each reason
 
@@ -92,9 +93,10 @@ class TokenReport:
 
     def __str__(self) -> str:
         lengths = sorted(map(len, self.rows))
+        most = f" of {self.max_len:,}" if self.max_len < ENDLESS else ""
         lines = [
             f"{len(self.rows):,} token rows from {self.given:,}: {self.tokens:,} tokens, {self.learnt:,} with loss "
-            f"({self.share:.0%}); median {lengths[len(lengths) // 2]:,}, longest {self.longest:,} of {self.max_len:,}"
+            f"({self.share:.0%}); median {lengths[len(lengths) // 2]:,}, longest {self.longest:,}{most}"
         ]
         if self.left_out:
             lines.append(f"left out: {len(self.left_out):,}")

@@ -154,6 +154,11 @@ def test_too_long_rows_lose_their_end_only_where_that_is_asked_for() -> None:
     assert "1 rows were cut to 14 tokens and end without a stop token" in report.notes
 
 
+def test_a_tokenizer_that_knows_no_length_leaves_nothing_out() -> None:
+    report = tokenize([Row("completion", text="a" * 3000)], tokenizer())
+    assert str(report).splitlines()[0].endswith("median 3,001, longest 3,001")
+
+
 def test_labels_all_masked_are_an_error_for_all_rows_and_a_reason_for_one() -> None:
     long, short = {"question": "a" * 30, "answer": "b"}, {"question": "a", "answer": "b"}
     report = tokenize(read_rows([long, short]), tokenizer(), 20, too_long="cut")
