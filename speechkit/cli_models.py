@@ -115,7 +115,7 @@ def _targets(family: Family) -> str:
 
 def _kernels(family: Family) -> str:
     if family.wraps:
-        return "as its text tower" if family.model_types else "as its base"
+        return "as its base"
     if family.profile is None:
         return "none"
     return "in part" if family.profile.experts else "yes"

@@ -45,7 +45,7 @@ class Family:
     qk_norm: bool = False  # queries and keys are normalised; configurations do not say
     experts: str = ""  # what LoRA leaves out of a model with experts
     long: bool = True  # positions can be stretched by YaRN
-    wraps: bool = False  # what it is made of is of another family, which decides kernels and the rest
+    wraps: bool = False  # its base or its text tower is of another family, which decides kernels and the rest
 
     @property
     def profile(self) -> KernelProfile | None:

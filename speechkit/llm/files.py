@@ -13,7 +13,7 @@ from typing import Any
 
 from speechkit import extras
 from speechkit.asr.checkpoint import ARCHITECTURES as SPEECH
-from speechkit.errors import ModelError
+from speechkit.errors import ModelError, PlanError
 from speechkit.llm import hub, registry
 from speechkit.llm.families import ENCODER
 from speechkit.llm.quiet import quiet
@@ -81,7 +81,10 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def read_model(folder: Path, config: Any, dtype: str, device: str, settings: Any = None) -> Any:
-    """The weights, on their device. Raises ModelError where they and the configuration do not fit each other."""
+    """The weights, on their device.
+
+    Raises ModelError where they and the configuration do not fit each other, PlanError where the device is too small.
+    """
     import torch
     from safetensors import SafetensorError
 
@@ -95,6 +98,11 @@ def read_model(folder: Path, config: Any, dtype: str, device: str, settings: Any
                 folder, config=config, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False,
                 local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=settings is None, **given,
             )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        raise PlanError(
+            f"the weights of {folder} do not fit {device} in {dtype}: load them in fewer bits (quant='nf4' takes a "
+            f"quarter of 16 bits), free memory there, or choose device='cpu' ({error})"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"the weights of {folder} cannot be loaded: {error}") from error
     _check_report(report, folder)

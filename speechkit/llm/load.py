@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from speechkit.device import choose_device
+from speechkit.errors import PlanError
 from speechkit.llm import registry
 from speechkit.llm.apply import apply_kernels
 from speechkit.llm.context import Context, check_length, stretch
 from speechkit.llm.files import find, read_config, read_model, read_tokenizer
 from speechkit.llm.precision import choose_llm_dtype
 from speechkit.llm.profiles import profile_of
-from speechkit.llm.quant import Quant, check_name, choose_quant
+from speechkit.llm.quant import Quant, check_name, choose_quant, quantised_already
 from speechkit.llm.quiet import quiet
 from speechkit.llm.repairs import repair
 from speechkit.llm.report import LOADED
@@ -111,12 +112,16 @@ def load_llm(
     check_name(quant)
     check_length(max_len)
     source = registry.resolve(name)
+    if revision is not None and source.kind != "hub":
+        raise PlanError(
+            f"revision is {revision!r}, and {source.name} is a folder: only repositories on the Hub have any"
+        )
     place = find(source, revision)
     config = read_config(place.base)
     family = registry.family_of(config)
     where = choose_device(device)
     precision = choose_llm_dtype(where.value, dtype, family)
-    kept = choose_quant(quant, where.value, precision.value)
+    kept = quantised_already(config, quant) or choose_quant(quant, where.value, precision.value)
     features, context = registry.features_of(config), stretch(config, max_len, family)
     tokenizer = read_tokenizer(place.tokenizer)
     model = read_model(place.base, config, precision.value, where.value, kept.settings)

@@ -17,7 +17,7 @@ from speechkit.llm.precision import described, gpu_of
 if TYPE_CHECKING:
     from speechkit.device import Gpu, Hardware
 
-__all__ = ["QUANTS", "Quant", "choose_quant", "possible"]
+__all__ = ["QUANTS", "Quant", "check_name", "choose_quant", "possible", "quantised_already"]
 
 QUANTS = ("nf4", "int8", "fp8")
 NEEDS = {"nf4": (6, 0), "int8": (7, 5), "fp8": (8, 9)}  # compute capability
@@ -33,7 +33,7 @@ SAYS = {
 class Quant:
     """How weights are kept. `str` says it in a line."""
 
-    kind: str | None  # one of QUANTS, or None
+    kind: str | None  # one of QUANTS, what a repository says of its own weights, or None
     reason: str
     settings: Any = None  # transformers' quantization_config; None: as they come
     gib: float = 0.0  # of all weights, once they are loaded
@@ -75,6 +75,25 @@ def choose_quant(quant: str | None, device: str, dtype: str, hardware: Hardware 
 
 def _needs(least: tuple[int, int], gpu: Gpu) -> str:
     return f"it needs sm_{least[0]}{least[1]} or later, and the device is {described(gpu)}"
+
+
+def quantised_already(config: Any, quant: str | None) -> Quant | None:
+    """How the repository itself keeps its weights; None where they are whole.
+
+    Raises PlanError where a quant is asked for on top.
+    """
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    told = found if isinstance(found, dict) else found.to_dict()
+    bits = "4 bits, " if told.get("load_in_4bit") else "8 bits, " if told.get("load_in_8bit") else ""
+    kind = f"{bits}{told.get('quant_method') or 'a method that it does not name'}"
+    if quant is not None:
+        raise PlanError(
+            f"quant is {quant!r}, and the weights are quantised already ({kind}): load them with quant=None, or load "
+            "the model that they were made from"
+        )
+    return Quant(kind, "as the repository has them")
 
 
 def check_name(quant: str | None) -> None:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["end_of_turn", "repair"]
 
-# what vocabularies hold for padding or keep in reserve; the unknown token is the last choice
+# what vocabularies hold for padding or keep in reserve; tokens with a meaning of their own are the last choice
 PADS = (
     "<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|vision_pad|>", "<|reserved_special_token_0|>",
-    "<unused0>", "<unk>",
+    "<unused0>", "<unk>", "<|endoftext|>",
 )  # fmt: skip
 NEW_PAD = "<|pad|>"
 PROBE = "Qx7Zanswer9"

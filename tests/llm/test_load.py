@@ -261,6 +261,24 @@ def test_a_wish_that_cannot_be_is_refused(given: dict[str, Any], said: str, llam
         load_llm(llama, **{"device": "cpu", **given})
 
 
+def test_a_revision_of_a_folder_is_refused(llama: Path) -> None:
+    with pytest.raises(PlanError, match=r"revision is 'v2', and .* is a folder: only repositories on the Hub have any"):
+        load_llm(llama, revision="v2")
+
+
+def test_a_device_without_room_says_what_would_fit(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import LlamaForCausalLM
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", full)
+    with pytest.raises(
+        PlanError, match=r"do not fit cpu in float32: load them in fewer bits \(quant='nf4'.*Tried to all"
+    ):
+        load_llm(llama, device="cpu")
+
+
 def test_gemma_in_float16_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(
         PlanError, match=r"of Gemma 2 its hidden states leave the range of float16 .*; use \"bfloat16\""

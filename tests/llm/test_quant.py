@@ -121,6 +121,23 @@ def test_a_quantised_model_runs_on_a_cpu_near_to_the_whole_one(
     assert small.get_memory_footprint() < 0.75 * whole.get_memory_footprint()
 
 
+def test_weights_that_a_repository_has_quantised_load_as_they_are_and_no_quant_goes_on_top(
+    folder: Path, tmp_path: Path
+) -> None:
+    small, tokens = load_llm(folder, "nf4", device="cpu")
+    small.save_pretrained(tmp_path)
+    tokens.save_pretrained(tmp_path)
+    again, _ = load_llm(tmp_path, device="cpu")
+    assert again.model.layers[0].self_attn.q_proj.weight.dtype == torch.uint8
+    ids = tokens("few bits", return_tensors="pt")
+    torch.testing.assert_close(again(**ids).logits, small(**ids).logits, rtol=1e-4, atol=1e-4)
+    assert re.search(r"weights    4 bits, bitsandbytes, 0\.\d MiB \(as the repository has them\)", str(explain(again)))
+    with pytest.raises(
+        PlanError, match=r"quant is 'int8', and the weights are quantised already \(4 bits, bitsandbytes\)"
+    ):
+        load_llm(tmp_path, "int8", device="cpu")
+
+
 def test_the_quant_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="quant is 'int4'"):
         load_llm(tmp_path / "absent", "int4")

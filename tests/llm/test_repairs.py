@@ -84,6 +84,13 @@ def test_where_the_vocabulary_has_none_a_pad_is_added_with_a_mean_row() -> None:
     assert bare(**ids).logits.shape[-1] == VOCABULARY + 1
 
 
+def test_a_token_of_no_use_elsewhere_pads_before_a_row_is_added() -> None:
+    tokens = without_pads(tokenizer(pad_token=None))
+    tokens.add_special_tokens({"unk_token": "<|endoftext|>"})
+    told = repair(tiny("llama", vocab_size=VOCABULARY + 1), tokens)
+    assert "<|endoftext|> (263), which the vocabulary has, pads now" in told[-1]
+
+
 def test_a_free_row_of_the_embeddings_is_taken_for_the_pad() -> None:
     bare = tiny("llama", vocab_size=VOCABULARY + 9)
     told = repair(bare, without_pads(tokenizer(pad_token=None)))
