@@ -80,15 +80,11 @@ def merge(
     if base is not None:
         return _onto(model, base, {"check": check, "dtype": dtype, "probe": probe, "keep": keep})
     inner = model.get_base_model()
-    undo, notes = _Undo(model, []), []
+    undo = _Undo(model, [])
     before = _logits(model, probe) if check else None
     try:
-        if quantised(inner):
-            dequantise(inner, dtype, undo.steps)
-            notes.append("its quantised base written out")
-        elif dtype is not None:
-            cast(inner, dtype, undo.steps)
-        report = replace(_measured(model), notes=tuple(notes))
+        eight, notes = _made_plain(inner, dtype, undo.steps)
+        report = replace(_measured(model, eight), notes=notes)
         _add(model, undo.steps, keep or check)
         unload(model, undo.steps)
         report = _untie(inner, undo, report)
@@ -120,6 +116,18 @@ def unmerge(merged: Any) -> Any:
     return undo.model
 
 
+def _made_plain(inner: Any, dtype: torch.dtype | None, steps: list[Callable[[], None]]) -> tuple[bool, tuple[str, ...]]:
+    """Weights to which can be added, in `dtype` if given; whether they were in 8 bits, and what to say of it."""
+    held = quantised(inner)
+    if held:
+        dequantise(inner, dtype, steps)
+        eight = any(type(one).__name__ == "Linear8bitLt" for one in held.values())
+        return eight, ("its quantised base written out",)
+    if dtype is not None:
+        cast(inner, dtype, steps)
+    return False, ()
+
+
 def _take(steps: list[Callable[[], None]]) -> None:
     while steps:
         steps.pop()()
@@ -142,7 +150,7 @@ def _checked(
     return report
 
 
-def _measured(model: Any) -> MergeReport:
+def _measured(model: Any, eight: bool) -> MergeReport:
     """What the updates are and what rounding does to them, before any weight is written: a refusal leaves no half."""
     inner, sums, dtype = model.get_base_model(), _Sums(), next(model.parameters()).dtype
     for update in updates_of(model):
@@ -164,7 +172,7 @@ def _measured(model: Any) -> MergeReport:
     depth = getattr(inner.config.get_text_config(), "num_hidden_layers", 1)
     lost = (sums.rounding / sums.delta) ** 0.5 if sums.delta else 0.0
     name = str(dtype).removeprefix("torch.")
-    return MergeReport(name, sums.layers + whole, sums.largest, lost, None, tolerance_of(dtype, depth))
+    return MergeReport(name, sums.layers + whole, sums.largest, lost, None, tolerance_of(dtype, depth, eight=eight))
 
 
 def _add(model: Any, back: list[Callable[[], None]], keep: bool) -> None:

@@ -24,6 +24,7 @@ ROWS, LENGTH = 4, 32  # of the default probe
 LEAST = 1e-4  # relative, in float32: sums in another order, through all layers
 STEPS = {torch.float32: 2.0**-23, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # between neighbours near 1
 ROOM = 4  # times the rounding of one product, grown by the root of the depth
+EIGHT = 1 / 127
 NOTHING = 1e-6  # of a weight's norm, below which an update is none
 SWALLOWED = 0.9  # share of the updates that rounding may not take: less than half a step leaves a weight as it was
 
@@ -79,14 +80,15 @@ class MergeReport:
     __repr__ = __str__
 
 
-def tolerance_of(dtype: torch.dtype, depth: int) -> float:
+def tolerance_of(dtype: torch.dtype, depth: int, *, eight: bool = False) -> float:
     """What rounding the weights to `dtype` may do to the logits of a model of `depth` layers, as share of their spread.
 
     A weight is rounded by up to half a step of its size, independently of its neighbours; what that does to a product
     is of the same share of it, and adds up over the layers as the root of their number. Activations are rounded to the
-    same steps on both sides.
+    same steps on both sides. eight: the adapted model rounded its activations to 8 bits, the merged one does not.
     """
-    return max(LEAST, ROOM * STEPS.get(dtype, STEPS[torch.bfloat16]) * math.sqrt(max(depth, 1)))
+    step = max(STEPS.get(dtype, STEPS[torch.bfloat16]), EIGHT if eight else 0.0)
+    return max(LEAST, ROOM * step * math.sqrt(max(depth, 1)))
 
 
 def probe_of(model: Any, probe: Mapping[str, torch.Tensor] | torch.Tensor | None) -> dict[str, torch.Tensor]:
