@@ -36,6 +36,13 @@ __all__ = ["Counts", "DryRun", "Measured", "Moment", "counts_of", "dry_run", "me
 LEAST_OFFLOAD = 1024  # bytes: what trl's offloading leaves where it is
 
 
+def _grouped(x: torch.Tensor, y: torch.Tensor, offs: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    """Products of experts, of fake tensors: torch's own shape function for them takes 16 bits alone."""
+    if x.dim() == y.dim() == 2:
+        return x.new_empty((offs.numel(), x.shape[0], y.shape[1]))
+    return x.new_empty((x.shape[-2], y.shape[-1]))
+
+
 @dataclass(frozen=True)
 class Counts:
     """Numbers of a model, exact."""
@@ -104,7 +111,10 @@ class _Alive(TorchDispatchMode):
                 weight.register_post_accumulate_grad_hook(self._accumulated)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._grouped_mm.default:
+            out = _grouped(*args, **(kwargs or {}))
+        else:
+            out = func(*args, **(kwargs or {}))
         for one in tree_leaves(out):
             if isinstance(one, torch.Tensor):
                 self._made(one)
@@ -269,19 +279,23 @@ def _equip(model: Any, options: PlanOptions, compiled: bool) -> None:
         with contextlib.suppress(ModelError):  # a family without kernels trains without
             apply_kernels(model, kinds)
         kept.stand_in(bare, compiled)
+    if not options.kernels and _text(bare.config)._attn_implementation == "eager":
+        return _checkpointed(bare, options)  # Gemma 2's: all scores are kept
     rows, length = options.rows
     mask = None if options.packing else torch.empty((rows, 1, length, length), dtype=torch.bool)
     name = kept.attend(not options.kernels and not options.packing, mask)
     bare.set_attn_implementation({"text_config": name} if _text(bare.config) is not bare.config else name)
-    if options.checkpointing != "none":
-        if options.method != "full":
-            bare.enable_input_require_grads()
-        _checkpoint(bare, reentrant=options.strategy == "zero3" and options.method != "full")
+    _checkpointed(bare, options)
 
 
-def _checkpoint(model: Any, reentrant: bool) -> None:
+def _checkpointed(model: Any, options: PlanOptions) -> None:
+    if options.checkpointing == "none":
+        return
+    if options.method != "full":
+        model.enable_input_require_grads()
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": reentrant})
+    # ZeRO-3 takes frozen weights away between forward and recomputation, which the other kind checks for
+    enable({"use_reentrant": options.strategy == "zero3" and options.method != "full"})
 
 
 def _loss_runs(options: PlanOptions) -> bool:

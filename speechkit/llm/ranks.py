@@ -133,8 +133,9 @@ def no_compiler() -> None:
 
 def _store(place: tuple[str, int], rank: int, size: int, wait_s: float) -> Any:
     """torch's store; rank 0 opens it, unless torchrun has one already."""
-    import torch.distributed as dist
+    import torch.distributed
 
+    dist: Any = torch.distributed
     host, port = place
     torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     wait = timedelta(seconds=wait_s)

@@ -53,7 +53,7 @@ def engine_of(model: Any, optimizer: Any, strategy: str, ranks: int) -> Any:
 
 def train(strategy: str, out: Path) -> None:
     rank, size = ranks_here()
-    ranks = join(wait_s=60)
+    ranks = join(wait_s=float(os.environ.get("WAIT_S", "120")))
     model = adapted()
     if strategy == "fsdp2":
         shard(model)

@@ -1,0 +1,120 @@
+"""Real runs of two processes on this machine, over gloo: DeepSpeed's ZeRO-2 and ZeRO-3, torch's fully_shard.
+
+Everything is compared with one process on the same batches: losses, adapters, kernels that are in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from speechkit.errors import PlanError
+from speechkit.llm.checkpoints import check, written
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+WORKER = Path(__file__).with_name("zero_worker.py")
+PATIENCE_S = 500  # of a machine with much else to do; a run takes ten seconds
+
+
+def surroundings(**more: str) -> dict[str, str]:
+    given = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, **given, **more}
+
+
+def run(strategy: str, folder: Path) -> dict[str, Any]:
+    """The result of a run; of two processes unless the strategy is "one"."""
+    folder.mkdir()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    start = [sys.executable] if strategy == "one" else torchrun
+    done = subprocess.run(
+        [*start, str(WORKER), strategy, str(folder)], env=surroundings(), capture_output=True, text=True,
+        timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((folder / "result.json").read_text())
+    return {**found, "adapter": load_file(folder / "adapter/adapter_model.safetensors"), "folder": folder}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run("one", tmp_path_factory.mktemp("one") / "run")
+
+
+@pytest.fixture(scope="module", params=["zero2", "zero3", "fsdp2"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {"strategy": request.param, **run(request.param, tmp_path_factory.mktemp(request.param) / "run")}
+
+
+def test_two_processes_learn_what_one_does_and_say_so(alone: dict[str, Any], shared: dict[str, Any]) -> None:
+    assert shared["ranks"] == 2 and alone["ranks"] == 1
+    assert shared["losses"] == pytest.approx(alone["losses"], abs=1e-4)
+    assert shared["kernels"] == alone["kernels"] and shared["kernels"]["norms"] == 5, "kernels stay on"
+    assert shared["adapter"].keys() == alone["adapter"].keys()
+    for name, weight in alone["adapter"].items():
+        assert (shared["adapter"][name] - weight).abs().max() <= 1e-4, name
+
+
+def test_the_adapter_is_one_that_peft_loads(shared: dict[str, Any]) -> None:
+    """Gathered whole, with what was learned: not what the run began with."""
+    from peft import PeftModel
+    from tiny_llms import tiny
+    from zero_worker import adapted
+
+    model = PeftModel.from_pretrained(tiny("llama", num_hidden_layers=2), shared["folder"] / "adapter")
+    begun = {name: weight for name, weight in adapted().named_parameters() if "lora_" in name}
+    loaded = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+    assert loaded.keys() == begun.keys()
+    assert all((weight - begun[name]).abs().max() > 1e-3 for name, weight in loaded.items())
+
+
+def test_what_was_written_says_by_how_many(shared: dict[str, Any]) -> None:
+    strategy, folder = shared["strategy"], shared["folder"]
+    assert str(written(folder)) == f"{strategy} on 2 ranks"
+    if strategy != "fsdp2":  # also read off DeepSpeed's own files
+        assert str(written(folder / "checkpoint")) == f"{strategy} on 2 ranks"
+        with pytest.raises(PlanError, match=rf"written by {strategy} on 2 ranks, and this is {strategy} on 3 ranks"):
+            check(folder / "checkpoint", strategy, 3)
+
+
+def start(rank: int, port: int, tmp_path: Path, strategy: str = "zero2", **more: str) -> subprocess.Popen[str]:
+    """One of two ranks, without torchrun, which would start and stop both."""
+    given = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    return subprocess.Popen(
+        [sys.executable, str(WORKER), strategy, str(tmp_path)], text=True, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, env=surroundings(**given, MASTER_PORT=str(port), **more),
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])
+
+
+def test_zero_with_one_rank_missing_ends_with_the_reason(tmp_path: Path) -> None:
+    first, port = time.monotonic(), free_port()
+    processes = [start(0, port, tmp_path, WAIT_S="2"), start(1, free_port(), tmp_path, WAIT_S="2")]
+    told = [process.communicate(timeout=PATIENCE_S)[1].strip().splitlines()[-1] for process in processes]
+    assert told[0].startswith("speechkit.errors.PlanError: rank 1 of 2 did not come within 2 s; 1 did. Start the same")
+    assert told[1].startswith("speechkit.errors.PlanError: rank 1 of 2 found nobody at localhost:")
+    assert "within 2 s: rank 0 is missing, or a firewall is between" in told[1]
+    assert all(process.returncode == 1 for process in processes) and time.monotonic() - first < PATIENCE_S
+
+
+def test_a_rank_that_dies_ends_the_others_who_name_it(tmp_path: Path) -> None:
+    port = free_port()
+    processes = [start(rank, port, tmp_path, DIES_AT="1:2") for rank in (0, 1)]
+    told = processes[0].communicate(timeout=PATIENCE_S)[1].strip().splitlines()[-1]
+    processes[1].communicate(timeout=PATIENCE_S)
+    assert processes[1].returncode == 7 and processes[0].returncode == 1
+    assert "speechkit.errors.PlanError: rank 1 of 2 ended or hangs (" in told and "last checkpoint" in told
