@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from speechkit.device import Choice
     from speechkit.llm.llm_config import LlmConfig
 
-__all__ = ["Base", "bare_of", "mode_kept", "open_base", "options_of"]
+__all__ = ["Base", "bare_of", "make_learn", "mode_kept", "open_base", "options_of"]
 
 SAMPLE = 64  # numbers of each tensor that its digest is of
 
@@ -45,9 +45,9 @@ class Base:
 
 
 def open_base(config: LlmConfig, device: str, model: Any = None, tokenizer: Any = None) -> Base:
-    """Load `config.model`, or take the model that is given, and make what should learn learn.
+    """Load `config.model`, or take the model that is given, as it is; :meth:`make_learn` changes it.
 
-    Raises ModelError or PlanError of the loader, and PlanError where the model given does not go with the method.
+    Raises ModelError or PlanError of the loader, and PlanError where the model given does not go with the settings.
     """
     if (model is None) != (tokenizer is None):
         raise PlanError("model and tokenizer go together: give both, or neither and the name of the model")
@@ -56,13 +56,6 @@ def open_base(config: LlmConfig, device: str, model: Any = None, tokenizer: Any 
     bare = bare_of(model)
     with differentiable(model):  # 4-bit weights in the layout that they were loaded in
         identity = _digest(model)
-    notes: list[str] = []
-    precision = _precision(config, bare, device)
-    if config.method == "full":
-        model = _freed(model, notes)
-        adapter = ""
-    else:
-        model, adapter = _adapted(model, config, notes)
     name, published = _name(config, bare)
     longest = int(getattr(bare.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
     if config.max_len is not None and config.max_len > longest:
@@ -70,7 +63,16 @@ def open_base(config: LlmConfig, device: str, model: Any = None, tokenizer: Any 
             f"max_len is {config.max_len}, and the model that was given takes {longest} tokens: give max_len {longest} "
             f"or less, or load it with load_llm(name, max_len={config.max_len})"
         )
-    return Base(model, tokenizer, name, published, identity, precision, longest, adapter, tuple(notes))
+    return Base(model, tokenizer, name, published, identity, _precision(config, bare, device), longest)
+
+
+def make_learn(base: Base, config: LlmConfig) -> Base:
+    """The same with an adapter in it, or with every weight free. Raises PlanError where the method does not fit it."""
+    notes: list[str] = []
+    if config.method == "full":
+        return replace(base, model=_freed(base.model, notes), notes=tuple(notes))
+    model, adapter = _adapted(base.model, config, notes)
+    return replace(base, model=model, adapter=adapter, notes=tuple(notes))
 
 
 def options_of(config: LlmConfig) -> LoraOptions:

@@ -84,21 +84,25 @@ class _Run:
     def __init__(self, config: LlmConfig, train: Any, dev: Any, given: tuple[Any, Any]) -> None:
         from transformers import set_seed
 
-        from speechkit.llm.base import open_base
+        from speechkit.llm.base import make_learn, open_base
+        from speechkit.llm.distributed import training_arguments_for
 
         self.config = config
         self.device = _device(config)
-        self.more = _several(config)
+        self.more = training_arguments_for(config.distributed, self.device)
+        self.strategy = _strategy(self.more)
         self.folder = LlmFolder.open(config.folder)
         set_seed(config.seed)  # of the adapter's weights
         self.base = open_base(config, self.device, *given)
-        self.notes = list(self.base.notes)
+        self.notes: list[str] = []
         self.train, self.left_out = self._tokens(train, "training")
         if not self.train:
             raise DataError("none of the training rows can be used: " + "; ".join(self.notes[-3:]))
         self.dev, _ = self._tokens(dev, "kept-out")
         self.items = self._batches_of(self.train)
         self.kept_out = self._batches_of(self.dev) if self.dev else ()
+        self.base = make_learn(self.base, config)  # last: a model that was given is not changed for a run that fails
+        self.notes += self.base.notes
 
     def go(self, on_point: Callable[[Point], None] | None, stop: Any) -> LlmResult:
         from speechkit.llm.base import mode_kept
@@ -109,6 +113,7 @@ class _Run:
         batches, steps = self._planned()
         pace = Pace(steps, self.config.minutes)
         last = self.folder.start(self.config, self._origin()) if main else max(self.folder.steps(), default=0)
+        self._check_pieces(last)
         curve = self.folder.rewind(last, pace.steps or 0) if main else _curve_of(self.folder, last)
         pace.before_s = curve.last.elapsed_s if last and curve.last else 0.0
         watch = LlmWatch(self.config, pace, self.folder if main else None, curve, on_point if main else None, stop)
@@ -120,6 +125,7 @@ class _Run:
             self.config, self.folder, steps or ENDLESS, self.device, self.base.precision.value, **self.more
         )
         parts = Parts(self.config, model, tokenizer, batches, self.kept_out, self.folder, watch, _fused_loss(model))
+        parts.strategy = self.strategy
         with mode_kept(model), differentiable(model) as rearranged:
             if rearranged:
                 self.notes.append(f"{rearranged} 4-bit weights had been rearranged by bitsandbytes and were put back")
@@ -129,6 +135,14 @@ class _Run:
             self._finish(trainer, watch, batches, trainer.state.global_step or last)
         trainer.accelerator.wait_for_everyone()
         return replace(LlmResult.load(self.folder.path), model=model, tokenizer=tokenizer)
+
+    def _check_pieces(self, last: int) -> None:
+        """What several processes left in pieces belongs to as many; raises PlanError where these are others."""
+        from speechkit.llm import checkpoints
+        from speechkit.llm.trainer import world
+
+        if last and {self.strategy, checkpoints.written(self.folder.checkpoint(last)).strategy} != {"one"}:
+            checkpoints.check(self.folder.checkpoint(last), self.strategy, world())
 
     def _train(self, trainer: LlmTrainer, watch: LlmWatch, pace: Pace, last: int) -> None:
         if last and pace.share(last) >= 1:
@@ -277,29 +291,11 @@ def _device(config: LlmConfig) -> str:
     return kind
 
 
-def _several(config: LlmConfig) -> dict[str, Any]:
-    """trl's settings for `config.distributed`; the file's own content decides whose it is."""
-    import json
+def _strategy(more: dict[str, Any]) -> str:
+    """Who keeps the weights and the optimiser's memory: "one" (every process all of it), or several in pieces."""
+    from speechkit.llm.distributed import strategy_of
 
-    if config.distributed is None:
-        return {}
-    try:
-        with open(config.distributed, encoding="utf-8") as file:
-            given = json.load(file)
-    except (OSError, ValueError) as error:
-        raise PlanError(
-            f"distributed is {config.distributed!r}, which is no JSON file ({error}); `speechkit llm-finetune --plan` "
-            "says how to write one"
-        ) from error
-    if "zero_optimization" in given:
-        extras.require("deepspeed", extra="zero", purpose="ZeRO")
-        return {"deepspeed": config.distributed}
-    inner = given.get("fsdp_config", given) if isinstance(given, dict) else {}
-    if any(str(name).startswith(("fsdp", "version", "reshard", "transformer_layer")) for name in inner):
-        return {"fsdp": "full_shard auto_wrap", "fsdp_config": inner}
-    raise PlanError(
-        f"{config.distributed} holds neither DeepSpeed's settings (zero_optimization) nor accelerate's for FSDP"
-    )
+    return strategy_of(more["deepspeed"]) if "deepspeed" in more else "fsdp2" if "fsdp" in more else "one"
 
 
 def _rank() -> int:

@@ -31,6 +31,10 @@ class Offload(saved_tensors_hooks):
         self.moved_bytes = self.back_bytes = 0
         self._stream: Any = None
 
+    def __enter__(self) -> Offload:  # type: ignore[override]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
     def _out(self, tensor: torch.Tensor) -> Any:
         if not self._fits(tensor):
             return tensor

@@ -15,7 +15,7 @@ import math
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from speechkit import extras
 from speechkit.errors import DataError, OutputError, PlanError
@@ -142,7 +142,7 @@ def train_grpo(
             max_completion_length=config.max_new_tokens,
         )  # fmt: skip
         return run.go(on_point, stop, lambda watch: GRPOTrainer(
-            model=run.base.model, reward_funcs=judged, args=made, train_dataset=Dataset.from_list(asked),
+            model=run.base.model, reward_funcs=cast("Any", judged), args=made, train_dataset=Dataset.from_list(asked),
             processing_class=run.base.tokenizer, callbacks=[watch],
         ))  # fmt: skip
 
@@ -155,7 +155,7 @@ class _Run:
         from transformers import set_seed
 
         from speechkit.device import choose_device
-        from speechkit.llm.base import open_base
+        from speechkit.llm.base import make_learn, open_base
 
         self.kind, self.config, self.rows = kind, config, tuple(rows)
         self.device = choose_device(config.device).value
@@ -170,7 +170,7 @@ class _Run:
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be written ({error}); name another folder") from error
         set_seed(config.seed)
-        self.base: Base = open_base(config.as_llm(), self.device, *given)
+        self.base: Base = make_learn(open_base(config.as_llm(), self.device, *given), config.as_llm())
         self.notes = list(self.base.notes)
 
     def settings(self) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from speechkit.errors import ModelError
+from speechkit.llm import checkpoints
 from speechkit.llm.batches import UNLABELLED, Consumed
+from speechkit.llm.distributed import gathered
 from speechkit.llm.offload import Offload
 from speechkit.llm.optimizers import make_optimizer
 
@@ -55,6 +57,7 @@ class Parts:
     folder: RunFolder
     watch: LlmWatch
     fused_loss: bool = False  # whether the model computes its loss by our kernel
+    strategy: str = "one"  # or "zero2", "zero3", "fsdp2": who keeps what of the weights and of the optimiser's memory
     losses: list[float] = field(default_factory=list)  # of every evaluation of this sitting
 
 
@@ -239,15 +242,17 @@ class LlmTrainer(SFTTrainer):
     @property
     def sharded(self) -> bool:
         """Whether each process holds but a part of the weights (ZeRO-3, FSDP)."""
-        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        return bool(self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3))
+        return self.parts.strategy in ("zero3", "fsdp2")
 
     def whole_weights(self) -> dict[str, torch.Tensor] | None:
         """All weights gathered from the processes that share them, which all call this; None where they are whole."""
         if not self.sharded:
             return None
-        state: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
-        return state
+        if self.parts.config.method == "full":
+            state: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+            return state
+        with gathered(self.accelerator.unwrap_model(self.model)) as weights:  # the base is not gathered for it
+            return {name: weight.cpu().clone() for name, weight in weights.items()}
 
     def write_model(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
         """An adapter in peft's format, or the whole model."""
@@ -309,6 +314,8 @@ class LlmTrainer(SFTTrainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     fresh = folder.staging / final.name
+                    if self.parts.strategy != "one":
+                        checkpoints.record(fresh, self.parts.strategy, self.args.world_size)
                     (fresh / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody here reads
                     folder.publish(fresh, final)
                     folder.prune(self.parts.config.keep)

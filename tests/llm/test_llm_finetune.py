@@ -252,7 +252,7 @@ def test_experts_are_balanced_once_per_update_whatever_the_accumulation(tmp_path
         ({"checkpointing": "offload"}, 'checkpointing is "offload".* the device is cpu; use "layers"'),
         ({"precision": "float16"}, 'precision is "float16"'),
         ({"targets": ["qproj"]}, "qproj"),
-        ({"distributed": "none.json"}, "distributed is 'none.json', which is no JSON file"),
+        ({"distributed": "none.json"}, "none.json cannot be read as JSON"),
         ({"model": "no/such/folder-here"}, "folder-here"),
     ],
 )
@@ -260,7 +260,7 @@ def test_what_cannot_work_here_is_refused_before_anything_runs(
     changes: dict[str, Any], said: str, model: Path, tmp_path: Path
 ) -> None:
     with pytest.raises((PlanError, ModelError), match=f"(?s){said}"):
-        finetune(small(tmp_path, model, **changes), TRAIN, DEV)
+        finetune(small(tmp_path, model).replace(**changes), TRAIN, DEV)
     assert not (tmp_path / "run.json").exists()
 
 
@@ -287,7 +287,7 @@ def test_rows_without_anything_to_learn_are_refused(model: Path, tmp_path: Path)
 
 def test_a_file_of_settings_for_several_processes_that_is_none_is_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"lr": 1}')
-    with pytest.raises(PlanError, match=r"holds neither DeepSpeed's settings .* nor accelerate's for FSDP"):
+    with pytest.raises(PlanError, match=r"holds neither DeepSpeed's settings .* nor those of FSDP"):
         finetune(small(tmp_path / "run", model, distributed=str(tmp_path / "a.json")), TRAIN)
 
 

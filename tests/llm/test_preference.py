@@ -55,7 +55,7 @@ def test_chosen_answers_become_likelier_than_rejected_ones(model: Path, tmp_path
     told: list[Any] = []
     result = train_dpo(small(tmp_path, model), PAIRS, on_point=told.append)
     after = likelihood(result.model, tokenizer, "yes") - likelihood(result.model, tokenizer, "no, never")
-    assert after > margin + 1, "in the words of the model itself"
+    assert after > margin + 0.5, "in the words of the model itself"
     assert result.after > result.before and "margin between the answers" in str(result)
     assert tuple(told) == result.curve.points and [point.step for point in told] == list(range(1, 9))
     assert set(result.model.peft_config) == {"default"} and not result.model.training
@@ -73,10 +73,10 @@ def share(row: Row, answer: str) -> float:
 
 def test_answers_that_a_function_rewards_become_frequent(model: Path, tmp_path: Path) -> None:
     prompts = [{"prompt": f"{n}?", "letters": "abcdefghijklm"} for n in range(8)]
-    config = small(tmp_path, model, method="full", steps=20, rows=4, max_new_tokens=8, learning_rate=3e-3)
+    config = small(tmp_path, model, method="full", steps=25, rows=4, max_new_tokens=8, learning_rate=2e-2)
     result = train_grpo(config, prompts, share)
-    assert result.kind == "grpo" and len(result.curve.points) == 20
-    assert result.before < 0.25 and result.after > result.before + 0.25
+    assert result.kind == "grpo" and len(result.curve.points) == 25
+    assert result.before < 0.1 and result.after > 0.5
     assert "mean reward" in str(result)
 
 
