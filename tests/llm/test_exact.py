@@ -11,8 +11,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_packing import documents
 from tiny_llms import tiny
+from token_rows import documents
 
 from speechkit.errors import DataError
 from speechkit.llm import apply_kernels

@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_llms import tiny
 from tiny_tokens import VOCABULARY, tokenizer
+from token_rows import documents
 
 from speechkit.errors import DataError
-from speechkit.llm.data import IGNORED, Tokens
+from speechkit.llm.data import Tokens
 from speechkit.llm.packing import as_dataset, collate, fill_of, pack, plan_bins, report, unpack
 
 
@@ -69,16 +70,6 @@ def test_lengths_that_fit_no_bin_are_refused(lengths: list[int], said: str) -> N
     with pytest.raises(DataError) as error:
         plan_bins(lengths, 8)
     assert said in str(error.value) and "1 to 8 do" in str(error.value)
-
-
-def documents(*lengths: int, seed: int = 0, vocabulary: int = 67) -> list[Tokens]:
-    """Rows with a prompt of a third, which is not learnt."""
-    draw, rows = np.random.default_rng(seed), []
-    for number, length in enumerate(lengths):
-        ids = tuple(draw.integers(7, vocabulary, length).tolist())
-        start = max(1, length // 3)
-        rows.append(Tokens(ids, (IGNORED,) * min(start, length) + ids[start:], f"line {number + 1}"))
-    return rows
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=30), st.integers(20, 45), st.none() | st.integers(0, 5))
