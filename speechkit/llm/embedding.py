@@ -55,8 +55,8 @@ class EncoderConfig:
                 raise PlanError(f"{name} is {value!r}; it is a number above {least}")
         if not isinstance(self.batch, int) or self.batch < 2:
             raise PlanError(f"batch is {self.batch!r}; it is a whole number from 2: a pair is told from the others")
-        if not 0 <= self.warmup <= 1:
-            raise PlanError(f"warmup is {self.warmup!r}; it is a share from 0 to 1")
+        if not 0 <= self.warmup < 1:
+            raise PlanError(f"warmup is {self.warmup!r}; it is a share from 0 to less than 1")
 
 
 @dataclass(frozen=True)

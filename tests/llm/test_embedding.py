@@ -101,7 +101,7 @@ def test_retrieval_counts_a_text_spelt_as_the_partner_as_the_partner() -> None:
         ({"epochs": 0}, "epochs is 0; it is a number above 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; it is a number above 0"),
         ({"batch": 1}, "batch is 1; it is a whole number from 2: a pair is told from the others"),
-        ({"warmup": 2}, "warmup is 2; it is a share from 0 to 1"),
+        ({"warmup": 2}, "warmup is 2; it is a share from 0 to less than 1"),
     ],
     ids=lambda value: "".join(value) if isinstance(value, dict) else "",
 )
