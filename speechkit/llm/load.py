@@ -137,7 +137,8 @@ def load_llm(
     if place.adapter is not None:
         from speechkit.llm.adapter_files import load_adapter
 
-        model = load_adapter(model, place.adapter, kernels=kernels)
+        with quiet():
+            model = load_adapter(model, place.adapter, kernels=kernels)
     if kernels and done.profile is not None:
         apply_kernels(model)
     return model.eval(), tokenizer

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from padless import without_pads
 from tiny_llms import tiny
 from tiny_tokens import VOCABULARY, tokenizer
 from tiny_vision import tiny_vision
@@ -140,6 +141,33 @@ def test_an_adapter_folder_loads_its_base_and_the_adapter_on_top(llama: Path, tm
         torch.testing.assert_close(model(**ids).logits, trained(**ids).logits, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(model(**ids).logits, load_llm(llama, device="cpu")[0](**ids).logits, atol=1e-3)
     assert f"      adapter    {tmp_path / 'adapter'}" in str(explain(model)) and explain(model).counts["norms"] == 5
+
+
+@pytest.mark.parametrize("quant", [None, "nf4"])
+def test_an_adapter_of_a_base_that_got_a_pad_row_loads_onto_the_base_as_it_was(
+    quant: str | None, tmp_path: Path
+) -> None:
+    from speechkit.llm.adapter_files import save_adapter
+    from speechkit.llm.lora import add_lora
+    from speechkit.llm.lora_options import LoraOptions
+
+    tiny("llama", vocab_size=VOCABULARY).save_pretrained(tmp_path / "base")
+    without_pads(tokenizer(pad_token=None)).save_pretrained(tmp_path / "base")
+    model, tokens = load_llm(tmp_path / "base", quant, device="cpu")
+    assert len(tokens) == VOCABULARY + 1
+    adapted = add_lora(model, LoraOptions(rank=4)).eval()
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    save_adapter(adapted, tmp_path / "adapter")
+    tokens.save_pretrained(tmp_path / "adapter")
+    again, same = load_llm(tmp_path / "adapter", quant, device="cpu")
+    ids = tokens("hello", return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(again(**ids).logits, adapted(**ids).logits, rtol=1e-5, atol=1e-5)
+    assert same.get_vocab() == tokens.get_vocab() and same.pad_token_id == tokens.pad_token_id
+    assert "the tokenizer has 264 tokens, the model had rows for 263: rows added" in str(explain(again))
 
 
 def test_an_adapter_whose_base_is_gone_says_so(llama: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from padless import without_pads
 from tiny_llms import tiny
 from tiny_tokens import TEMPLATE, VOCABULARY, tokenizer
 
@@ -59,17 +60,6 @@ def test_a_pad_that_ends_a_turn_is_replaced_too() -> None:
     bare, tokens = model(), tokenizer(CHATML, pad_token="<|tool|>")  # noqa: S106
     told = repair(bare, tokens)
     assert any(text.startswith("the pad token was <|tool|>, which ends a text: <|pad|> (0)") for text in told)
-
-
-def without_pads(tokens: Any) -> Any:
-    """The same tokenizer without a token that padding could take."""
-    import json
-
-    from tokenizers import Tokenizer
-
-    words = json.loads(tokens.backend_tokenizer.to_str().replace("<|pad|>", "<|begin_more|>"))
-    tokens.__dict__["_tokenizer"] = Tokenizer.from_str(json.dumps(words))
-    return tokens
 
 
 def test_where_the_vocabulary_has_none_a_pad_is_added_with_a_mean_row() -> None:
