@@ -36,8 +36,12 @@ def find(source: registry.Source, revision: str | None = None, seen: tuple[str, 
     """The folders of `source`, fetched from the Hub where it is one; of an adapter, those of its base with it.
 
     Raises ModelError: no config.json, no safetensors, an architecture that is no language model, code of its own, an
-    adapter without its base.
+    adapter without its base. PlanError: a revision of a folder.
     """
+    if revision is not None and source.kind != "hub" and not seen:
+        raise PlanError(
+            f"revision is {revision!r}, and {source.name} is a folder: only repositories on the Hub have any"
+        )
     folder = hub.fetch(source.location, revision, _check_kind) if source.kind == "hub" else Path(source.location)
     _check_kind(folder)  # also what came out of the cache
     if (folder / "config.json").is_file():

@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from speechkit.device import choose_device
-from speechkit.errors import PlanError
 from speechkit.llm import registry
 from speechkit.llm.apply import apply_kernels
 from speechkit.llm.context import Context, check_length, stretch
 from speechkit.llm.files import find, read_config, read_model, read_tokenizer
 from speechkit.llm.precision import choose_llm_dtype
 from speechkit.llm.profiles import profile_of
-from speechkit.llm.quant import Quant, check_name, choose_quant, quantised_already
+from speechkit.llm.quant import Quant, check_name, check_possible, choose_quant, quantised_already
 from speechkit.llm.quiet import quiet
 from speechkit.llm.repairs import repair
 from speechkit.llm.report import LOADED
@@ -112,14 +111,11 @@ def load_llm(
     check_name(quant)
     check_length(max_len)
     source = registry.resolve(name)
-    if revision is not None and source.kind != "hub":
-        raise PlanError(
-            f"revision is {revision!r}, and {source.name} is a folder: only repositories on the Hub have any"
-        )
+    where = choose_device(device)
+    check_possible(quant, where.value)  # what can be seen to be wrong is said before anything is downloaded
     place = find(source, revision)
     config = read_config(place.base)
     family = registry.family_of(config)
-    where = choose_device(device)
     precision = choose_llm_dtype(where.value, dtype, family)
     kept = quantised_already(config, quant) or choose_quant(quant, where.value, precision.value)
     features, context = registry.features_of(config), stretch(config, max_len, family)
@@ -135,10 +131,7 @@ def load_llm(
     )  # fmt: skip
     model.__dict__[LOADED] = done
     if place.adapter is not None:
-        from speechkit.llm.adapter_files import load_adapter
-
-        with quiet():
-            model = load_adapter(model, place.adapter, kernels=kernels)
+        model = _adapted(model, place.adapter, kernels)
     if kernels and done.profile is not None:
         apply_kernels(model)
     return model.eval(), tokenizer
@@ -148,6 +141,13 @@ def loaded(model: Any) -> Loaded | None:
     """What `load_llm` did to this bare transformers model; None for a model that came another way."""
     found = getattr(model, "__dict__", {}).get(LOADED)
     return found if isinstance(found, Loaded) else None
+
+
+def _adapted(model: Any, folder: Path, kernels: bool) -> Any:
+    from speechkit.llm.adapter_files import load_adapter
+
+    with quiet():
+        return load_adapter(model, folder, kernels=kernels)
 
 
 def _told(source: registry.Source, family: Family | None, config: Any) -> registry.Source:

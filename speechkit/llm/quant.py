@@ -17,7 +17,7 @@ from speechkit.llm.precision import described, gpu_of
 if TYPE_CHECKING:
     from speechkit.device import Gpu, Hardware
 
-__all__ = ["QUANTS", "Quant", "check_name", "choose_quant", "possible", "quantised_already"]
+__all__ = ["QUANTS", "Quant", "check_name", "check_possible", "choose_quant", "possible", "quantised_already"]
 
 QUANTS = ("nf4", "int8", "fp8")
 NEEDS = {"nf4": (6, 0), "int8": (7, 5), "fp8": (8, 9)}  # compute capability
@@ -59,14 +59,9 @@ def choose_quant(quant: str | None, device: str, dtype: str, hardware: Hardware 
     Raises PlanError for a kind that does not exist or that the device cannot do, naming those it can; MissingExtra
     where its package is not installed.
     """
-    check_name(quant)
+    check_possible(quant, device, hardware)
     if quant is None:
         return Quant(None, f"as {dtype}; not asked for")
-    can = possible(device, hardware)
-    if can[quant]:
-        others = [repr(kind) for kind, why in can.items() if not why]
-        use = f"this device can do {' and '.join(others)}, or quant=None" if others else "use quant=None"
-        raise PlanError(f"quant is {quant!r}, but {can[quant]}; {use}")
     package = PACKAGES[quant]
     extras.require(package, extra="llm", purpose=f"quant={quant!r}")
     reason = f"asked for: {SAYS[quant]}, computed in {dtype}, {package} {version(package)}"
@@ -75,6 +70,18 @@ def choose_quant(quant: str | None, device: str, dtype: str, hardware: Hardware 
 
 def _needs(least: tuple[int, int], gpu: Gpu) -> str:
     return f"it needs sm_{least[0]}{least[1]} or later, and the device is {described(gpu)}"
+
+
+def check_possible(quant: str | None, device: str, hardware: Hardware | None = None) -> None:
+    """Raise PlanError for a kind that does not exist or that the device cannot do, naming those it can."""
+    check_name(quant)
+    if quant is None:
+        return
+    can = possible(device, hardware)
+    if can[quant]:
+        others = [repr(kind) for kind, why in can.items() if not why]
+        use = f"this device can do {' and '.join(others)}, or quant=None" if others else "use quant=None"
+        raise PlanError(f"quant is {quant!r}, but {can[quant]}; {use}")
 
 
 def quantised_already(config: Any, quant: str | None) -> Quant | None:

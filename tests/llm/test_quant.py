@@ -143,6 +143,11 @@ def test_the_quant_is_refused_before_anything_is_read(tmp_path: Path) -> None:
         load_llm(tmp_path / "absent", "int4")
 
 
+def test_a_quant_that_cannot_be_is_refused_before_a_model_is_looked_for() -> None:
+    with pytest.raises(PlanError, match="quant is 'fp8', but float8 products need a GPU"):
+        load_llm("owner/not-in-the-cache", "fp8", device="cpu")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("quant", QUANTS)
 def test_a_quantised_model_learns_on_a_gpu(quant: str, folder: Path) -> None:
