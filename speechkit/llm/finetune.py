@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from speechkit.training.origin import versions
 from speechkit.training.process import import_notes_off, random_state_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from speechkit.llm.batches import Batch, Batches
     from speechkit.llm.llm_config import LlmConfig
@@ -103,6 +104,12 @@ class _Run:
         self.kept_out = self._batches_of(self.dev) if self.dev else ()
         self.base = make_learn(self.base, config)  # last: a model that was given is not changed for a run that fails
         self.notes += self.base.notes
+        if self.strategy == "zero2" and self.device == "cpu" and config.method != "full":
+            from speechkit.llm.lora import unfuse
+
+            # On a CPU a short batch goes another way than a long one, and its gradients come in another order; ZeRO-2
+            # adds up what ranks have in the order in which it came.
+            unfuse(self.base.model)
 
     def go(self, on_point: Callable[[Point], None] | None, stop: Any) -> LlmResult:
         from speechkit.llm.base import mode_kept
@@ -121,12 +128,12 @@ class _Run:
         watch.scaled = self.base.precision.value == "float16"
         watch.memory = Memory(self.device, (curve.last.memory_mib or 0.0) if last and curve.last else 0.0)
         model, tokenizer = self.base.model, self.base.tokenizer
-        made = arguments(
-            self.config, self.folder, steps or ENDLESS, self.device, self.base.precision.value, **self.more
-        )
+        limit = steps or ENDLESS
+        with _no_cpu_flag(self.strategy):
+            made = arguments(self.config, self.folder, limit, self.device, self.base.precision.value, **self.more)
         parts = Parts(self.config, model, tokenizer, batches, self.kept_out, self.folder, watch, _fused_loss(model))
         parts.strategy = self.strategy
-        with mode_kept(model), differentiable(model) as rearranged:
+        with mode_kept(model), differentiable(model) as rearranged, _no_cpu_flag(self.strategy):
             if rearranged:
                 self.notes.append(f"{rearranged} 4-bit weights had been rearranged by bitsandbytes and were put back")
             trainer = LlmTrainer.of(parts, made)
@@ -296,6 +303,18 @@ def _strategy(more: dict[str, Any]) -> str:
     from speechkit.llm.distributed import strategy_of
 
     return strategy_of(more["deepspeed"]) if "deepspeed" in more else "fsdp2" if "fsdp" in more else "one"
+
+
+@contextmanager
+def _no_cpu_flag(strategy: str) -> Iterator[None]:
+    """With ACCELERATE_USE_CPU accelerate leaves DeepSpeed out, without a word; DS_ACCELERATOR says it instead."""
+    name = "ACCELERATE_USE_CPU"
+    before = os.environ.pop(name, None) if strategy.startswith("zero") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
 
 
 def _rank() -> int:

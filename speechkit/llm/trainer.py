@@ -25,7 +25,7 @@ from transformers import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from speechkit.errors import ModelError
+from speechkit.errors import ModelError, PlanError
 from speechkit.llm import checkpoints
 from speechkit.llm.batches import UNLABELLED, Consumed
 from speechkit.llm.distributed import gathered
@@ -72,7 +72,11 @@ def arguments(config: LlmConfig, folder: RunFolder, updates: int, device: str, p
     more: of trl's settings, what several processes need.
     """
     on_cpu = device == "cpu"
+    zero = "deepspeed" in more  # which accelerate leaves out, without a word, where it is told to use a CPU
     layers = config.checkpointing != "none"
+    if zero and on_cpu:
+        _deepspeed_on_cpus()
+        more["accelerator_config"] = {"use_configured_state": True}
     made = SFTConfig(
         output_dir=str(folder.checkpoints),
         max_steps=updates,
@@ -85,8 +89,8 @@ def arguments(config: LlmConfig, folder: RunFolder, updates: int, device: str, p
         max_grad_norm=config.max_grad_norm,
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and world() > 1 else None,
+        use_cpu=on_cpu and not zero,
+        ddp_backend="gloo" if on_cpu and world() > 1 and not zero else None,
         dataloader_pin_memory=not on_cpu,
         eval_on_start=False,
         logging_strategy="no",
@@ -105,6 +109,20 @@ def arguments(config: LlmConfig, folder: RunFolder, updates: int, device: str, p
     # a notebook on a machine with several GPUs: not nn.DataParallel, which would cut a planned batch in pieces
     made._n_gpu = min(1, made.n_gpu)
     return made
+
+
+def _deepspeed_on_cpus() -> None:
+    """accelerate's state as DeepSpeed over gloo wants it: by itself it takes each process for the only one."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    before = os.environ.get("ACCELERATE_USE_DEEPSPEED")
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    try:
+        PartialState(backend="gloo")
+    finally:
+        if before is None:
+            del os.environ["ACCELERATE_USE_DEEPSPEED"]
 
 
 class LlmTrainer(SFTTrainer):
@@ -132,6 +150,11 @@ class LlmTrainer(SFTTrainer):
             processing_class=parts.tokenizer,
             callbacks=[parts.watch],
         )
+        if parts.strategy.startswith("zero") and (not trainer.is_deepspeed_enabled or made.world_size != world()):
+            raise PlanError(
+                f"{parts.strategy} is asked for and accelerate leaves DeepSpeed out: start the run with torchrun, "
+                "accelerate launch or deepspeed, without ACCELERATE_USE_CPU"
+            )
         trainer.train_dataset = parts.batches
         trainer.remove_callback(PrinterCallback)
         trainer.parts = parts
