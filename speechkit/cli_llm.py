@@ -25,7 +25,7 @@ __all__ = ["add_llm_finetune"]
 
 NAMES = (
     "train", "dev", "model", "folder", "method", "quant", "rank", "steps", "epochs", "minutes", "learning_rate",
-    "batch_tokens", "max_len", "seed", "resume",
+    "batch_tokens", "max_len", "seed", "resume", "distributed",
 )  # fmt: skip
 DEV_SHARE, DEV_MOST = 0.1, 500  # of the training rows, where no others are named to be kept out
 
@@ -62,6 +62,8 @@ def add_llm_finetune(commands: Any) -> None:
     add("--card", metavar="C", help="of the plan: T4, L4, A100-40, A100-80, H100, H200, cpu (default: what is here)")
     add("--host", metavar="NAME", help="of the plan: the first of several machines, on which the processes meet")
     add("--nodes", type=int, default=1, metavar="N", help="of the plan: machines (default: 1)")
+    add("--write", type=Path, metavar="DIR", help="of the plan: write settings and launch scripts there")
+    add("--distributed", metavar="FILE", help="settings of DeepSpeed or FSDP that a plan wrote")
     add("--json", action="store_true", help="print each point and the result as JSON lines")
     parser.set_defaults(command=_finetune)
 
@@ -81,7 +83,7 @@ def config_of(arguments: argparse.Namespace) -> LlmConfig:
 
 
 def _finetune(arguments: argparse.Namespace) -> int:
-    for name in ("strategy", "card", "host"):
+    for name in ("strategy", "card", "host", "write"):
         if getattr(arguments, name) is not None and arguments.plan is None:
             raise PlanError(f"--{name} belongs to a plan: give --plan N, with the number of GPUs, too")
     config = config_of(arguments)
@@ -92,7 +94,10 @@ def _finetune(arguments: argparse.Namespace) -> int:
     first = int(os.environ.get("RANK", "0")) == 0
     printer = _Printer(arguments.json, first)
     train, dev = _data(config, printer)
-    from speechkit.llm.finetune import finetune
+    from speechkit.llm.quiet import quiet
+
+    with quiet():
+        from speechkit.llm.finetune import finetune
 
     printer.note(f"opening {config.model}")
     with _stop_by_signal() as stop:
@@ -105,27 +110,44 @@ def _finetune(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace, config: LlmConfig) -> int:
     """What every process needs, whether it fits, and the line that starts them."""
-    from speechkit.llm.launch_lines import Launch, launch_line
-    from speechkit.llm.plan import plan
     from speechkit.llm.plan_options import PlanOptions
+    from speechkit.llm.quiet import quiet
 
     ranks = arguments.plan
     strategy = arguments.strategy or ("one" if ranks == 1 else "zero2")
     more = {"strategy": strategy, "ranks": ranks, "nodes": arguments.nodes, "card": arguments.card}
     options = PlanOptions.of(config, **more)
-    print(plan(config.model, options))
-    if ranks > 1:
-        file = str(arguments.config or "run.json")
-        launch = Launch.of(
-            options, ("-m", "speechkit", "llm-finetune", "--config", file), head=arguments.host or "localhost"
-        )
-        print(f"\nstart it with\n  {launch_line(launch)}")
+    with quiet():
+        from speechkit.llm.plan import plan
+
+        found = plan(config.model, options)
+    print(found)
+    if options.sharded:
+        _launch(arguments, found)
     return OK
+
+
+def _launch(arguments: argparse.Namespace, found: Any) -> None:
+    """Write the settings that the processes share and say how they are started."""
+    from speechkit.llm.distributed import write_configs
+    from speechkit.llm.launch_lines import Launch, launch_line
+
+    place = arguments.write or Path("launch")
+    settings = place / ("fsdp.json" if found.options.strategy == "fsdp2" else "deepspeed.json")
+    file = str(arguments.config or "run.json")
+    command = ("-m", "speechkit", "llm-finetune", "--config", file, "--distributed", str(settings))
+    if arguments.write is not None:
+        files = write_configs(found, place, command)
+        print(f"\nwritten: {', '.join(str(path) for path in files.values())}")
+    else:
+        print("\n--write launch writes the settings that these processes share, and a script for SLURM; then")
+    launch = Launch.of(found.options, command, head=arguments.host or "localhost")
+    print(f"start it with\n  {launch_line(launch)}")
 
 
 def _data(config: LlmConfig, printer: _Printer) -> tuple[Any, Any]:
     """The rows to train on and those kept out, which are split off where none are named."""
-    from speechkit.llm.rows import read_rows
+    from speechkit.llm.rows import Rows, read_rows
 
     train = read_rows(config.train)
     if config.dev:
@@ -136,7 +158,7 @@ def _data(config: LlmConfig, printer: _Printer) -> tuple[Any, Any]:
     printer.note(f"training rows: {train}")
     kept, out = _split(list(train), config.seed)
     printer.note(f"kept out: {len(out)} of {len(train)} rows, drawn by chance (seed {config.seed}); --dev names others")
-    return kept, out
+    return Rows(tuple(kept), train.broken, train.source), out
 
 
 def _split(rows: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
@@ -176,7 +198,7 @@ class _Printer:
         parts += [f"loss {point.loss:.4f}" if point.loss is not None else " " * 11]
         parts += [f"kept-out loss {point.dev_loss:.4f}" if point.dev_loss is not None else " " * 20]
         parts += [f"{self._speed(point):>15}"]
-        parts += [f"{point.memory_mib:,.0f} MiB"] if point.memory_mib is not None else []
+        parts += [f"{point.memory_mib:7,.0f} MiB"] if point.memory_mib is not None else []
         parts += [f"learning rate {point.learning_rate:.1e}"] if point.learning_rate is not None else []
         print("  ".join(parts).rstrip(), flush=True)
         self._before = point

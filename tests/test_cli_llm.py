@@ -79,6 +79,7 @@ def test_a_file_of_chats_becomes_an_adapter(settings: Path, capsys: pytest.Captu
     assert "line 8" in printed.err, "the broken row is told before the first step"
     result = LlmResult.load(settings.parent / "run")
     assert result.train_rows + result.dev_rows == 40 and result.best is not None
+    assert result.left_out == 1, "the line that is no chat"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -116,7 +117,11 @@ def test_a_plan_is_printed_with_the_line_that_starts_the_run(
     printed = capsys.readouterr().out
     assert "lora, zero3 × 4" in printed and "activations" in printed and "total" in printed
     line = printed.splitlines()[-1]
-    assert "torchrun" in line and f"-m speechkit llm-finetune --config {settings}" in line
+    assert "torchrun" in line and f"-m speechkit llm-finetune --config {settings} --distributed launch/" in line
+    assert cli.main([*plan, "--write", str(settings.parent / "launch")]) == 0
+    assert "launch.sbatch" in capsys.readouterr().out
+    written = json.loads((settings.parent / "launch/deepspeed.json").read_text())
+    assert written["zero_optimization"]["stage"] == 3
 
 
 def test_lines_stand_under_each_other_and_tell_the_speed_between_them(capsys: pytest.CaptureFixture[str]) -> None:

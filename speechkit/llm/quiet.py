@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
-
-from speechkit.asr import checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,19 +19,23 @@ LOGGERS = ("trl", "accelerate", "peft", "DeepSpeed", "bitsandbytes", "kernels")
 @contextmanager
 def quiet() -> Iterator[None]:
     """No remarks, no progress bars; errors pass."""
+    # filters before anything is imported: DeepSpeed, where it is installed, has its say on the way
     loggers = [logging.getLogger(name) for name in LOGGERS]
+    only = partial(_errors)  # one of its own, for contexts within contexts
     for logger in loggers:
-        logger.addFilter(_errors)  # a level would be set anew by packages that are imported meanwhile
+        logger.addFilter(only)  # a level would be set anew by packages that are imported meanwhile
     try:
+        from speechkit.asr import checkpoint
+
         with checkpoint.quiet(), warnings.catch_warnings():
             # transformers 5.23 calls it activation_checkpointing; the older name works in all that are allowed
-            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*|`is_gradient", category=FutureWarning)
             warnings.filterwarnings("ignore", message=".*bitsandbytes.*inputs will be cast.*", category=UserWarning)
             warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast.*", category=UserWarning)
             yield
     finally:
         for logger in loggers:
-            logger.removeFilter(_errors)
+            logger.removeFilter(only)
 
 
 def _errors(record: logging.LogRecord) -> bool:
