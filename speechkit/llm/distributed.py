@@ -118,7 +118,7 @@ def accelerate_config(options: PlanOptions, inner: dict[str, Any], deepspeed: st
         "mixed_precision": {"bfloat16": "bf16", "float16": "fp16"}.get(options.dtype, "no"),
         "num_machines": options.nodes,
         "num_processes": options.ranks,
-        "use_cpu": options.card == "cpu",
+        "use_cpu": options.card == "cpu" and not zero,  # with the flag accelerate leaves DeepSpeed out
         "rdzv_backend": "c10d" if options.nodes > 1 else "static",
     }
     if not zero:

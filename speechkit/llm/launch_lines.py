@@ -89,8 +89,9 @@ def environment(launch: Launch) -> dict[str, str]:
     """
     found = {"OMP_NUM_THREADS": "1" if launch.cpu else "8"}  # torchrun would say 1, and complain about it
     if launch.cpu:
-        # DeepSpeed picks its device by itself, and says "cuda" wherever torch was built for it
-        found |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+        # DeepSpeed picks its device by itself, and says "cuda" wherever torch was built for it; not accelerate's flag
+        # for CPUs, with which it leaves DeepSpeed out
+        found |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     else:
         found |= {"NCCL_DEBUG": "WARN"}  # by itself NCCL fails without a word
         # segments that grow: sharded training asks for many sizes, whose gaps would add up
@@ -115,7 +116,7 @@ def slurm_script(launch: Launch) -> str:
         "#SBATCH --output=%x-%j.log\n"
         "set -euo pipefail\n"
         f"{exports}\n"
-        'head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
+        'head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)\n'
         "# one task a machine; a task that fails ends the job\n"
         f"srun --kill-on-bad-exit=1 {line}\n"
     )

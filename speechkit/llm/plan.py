@@ -244,7 +244,9 @@ def _notes(options: PlanOptions, dry: DryRun, card: Gpu | None) -> tuple[str, ..
     if options.kernels and card is not None and not dry.compiled:
         notes.append(f"kernels do not run compiled on {card.name}: counted by their definitions")
     if options.kernels and options.strategy == "zero3":
-        notes.append("the head is in pieces under ZeRO-3: transformers' own loss, with all logits of the batch")
+        notes.append(
+            "the head is in pieces under ZeRO-3: transformers' own loss, with all logits; trl's, in chunks, takes less"
+        )
     if options.optimizer.startswith("paged"):
         notes.append("the optimizer pages out when the GPU is full, and is not part of the total")
     return (*notes, MEASURED)

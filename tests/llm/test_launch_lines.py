@@ -77,7 +77,8 @@ def test_deepspeed_reads_its_line() -> None:
 
 def test_on_a_cpu_nobody_looks_for_a_gpu() -> None:
     found = environment(Launch.of(PlanOptions(strategy="zero2", ranks=2, card="cpu"), RUN))
-    assert found["DS_ACCELERATOR"] == "cpu" and not found["CUDA_VISIBLE_DEVICES"] and "NCCL_DEBUG" not in found
+    assert found["DS_ACCELERATOR"] == "cpu" and not found["CUDA_VISIBLE_DEVICES"]
+    assert "NCCL_DEBUG" not in found and "ACCELERATE_USE_CPU" not in found, "accelerate would leave DeepSpeed out"
 
 
 def test_slurms_script_is_bash_and_starts_one_torchrun_a_machine(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import load
 
 from speechkit.errors import PlanError
 from speechkit.llm.checkpoints import check, written
@@ -23,6 +25,9 @@ from speechkit.llm.distributed import deepspeed_config
 from speechkit.llm.plan_options import PlanOptions
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_llms import tiny
+from zero_worker import adapted
 
 WORKER = Path(__file__).with_name("zero_worker.py")
 PATIENCE_S = 500  # of a machine with much else to do; a run takes ten seconds
@@ -69,8 +74,6 @@ def test_two_processes_learn_what_one_does_and_say_so(alone: dict[str, Any], sha
 def test_the_adapter_is_one_that_peft_loads(shared: dict[str, Any]) -> None:
     """Gathered whole, with what was learned: not what the run began with."""
     from peft import PeftModel
-    from tiny_llms import tiny
-    from zero_worker import adapted
 
     model = PeftModel.from_pretrained(tiny("llama", num_hidden_layers=2), shared["folder"] / "adapter")
     begun = {name: weight for name, weight in adapted().named_parameters() if "lora_" in name}
@@ -82,25 +85,16 @@ def test_the_adapter_is_one_that_peft_loads(shared: dict[str, Any]) -> None:
 def test_what_was_written_says_by_how_many(shared: dict[str, Any]) -> None:
     strategy, folder = shared["strategy"], shared["folder"]
     assert str(written(folder)) == f"{strategy} on 2 ranks"
-    if strategy != "fsdp2":  # also read off DeepSpeed's own files
-        assert str(written(folder / "checkpoint")) == f"{strategy} on 2 ranks"
+    assert str(written(folder / "checkpoint")) == f"{strategy} on 2 ranks", "read off the pieces themselves"
+    if strategy != "fsdp2":
         with pytest.raises(PlanError, match=rf"written by {strategy} on 2 ranks, and this is {strategy} on 3 ranks"):
             check(folder / "checkpoint", strategy, 3)
-
-
-def start(rank: int, port: int, tmp_path: Path, strategy: str = "zero2", **more: str) -> subprocess.Popen[str]:
-    """One of two ranks, without torchrun, which would start and stop both."""
-    given = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
-    return subprocess.Popen(
-        [sys.executable, str(WORKER), strategy, str(tmp_path)], text=True, stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, env=surroundings(**given, MASTER_PORT=str(port), **more),
-    )  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return int(found.getsockname()[1])
+        return
+    assert check(folder / "checkpoint", strategy, 1) == "pieces of 2 ranks are divided anew among 1"
+    whole = {name: torch.zeros_like(weight) for name, weight in adapted().named_parameters() if "lora_" in name}
+    load({"model": whole}, checkpoint_id=folder / "checkpoint/pytorch_model_fsdp_0", no_dist=True)
+    for name, weight in whole.items():
+        assert torch.equal(weight, shared["adapter"][name.replace(".default", "")]), name
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +170,21 @@ def test_zero_with_one_rank_missing_ends_with_the_reason(runs: dict[str, Path]) 
         done = command(runs["zero2"], RANK=rank, LOCAL_RANK=rank, MASTER_PORT=str(free_port()), **given)
         assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
     assert time.monotonic() - first < PATIENCE_S
+
+
+def start(rank: int, port: int, tmp_path: Path, strategy: str = "zero2", **more: str) -> subprocess.Popen[str]:
+    """One of two ranks, without torchrun, which would start and stop both."""
+    given = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    return subprocess.Popen(
+        [sys.executable, str(WORKER), strategy, str(tmp_path)], text=True, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, env=surroundings(**given, MASTER_PORT=str(port), **more),
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])
 
 
 def test_a_rank_that_dies_ends_the_others_who_name_it(tmp_path: Path) -> None:

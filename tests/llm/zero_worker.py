@@ -79,8 +79,14 @@ def train(strategy: str, out: Path) -> None:
                 dist.all_reduce(mean)
         losses.append(float(mean) / size)
     save_gathered_adapter(model, out / "adapter", rank)
-    if strategy in ("zero2", "zero3"):
+    if engine is not None:
         engine.save_checkpoint(str(out / "checkpoint"))
+    elif strategy == "fsdp2":  # as accelerate writes it: the pieces of each rank, which say where they lie
+        from torch.distributed.checkpoint import save
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        state = get_model_state_dict(model, options=StateDictOptions(ignore_frozen_params=True))
+        save({"model": state}, checkpoint_id=out / "checkpoint/pytorch_model_fsdp_0")
     if rank == 0:
         record(out, strategy, size)
         counts = explain(model).counts
