@@ -77,6 +77,13 @@ def test_a_language_models_table_has_columns_of_its_own():
     assert len({len(row) for row in rows[1:]} | {len(head)}) == 1, "columns stand under each other"
 
 
+def test_a_reward_has_a_figure_and_a_chart():
+    curve = Curve((Point(1, 1.0, 0.7, reward=0.05), Point(2, 2.0, 0.6, reward=0.8)))
+    assert ("reward", "0.8") in [(figure.name, figure.value) for figure in figures(curve)]
+    chart = next(chart for chart in charts(curve) if chart.name == "reward")
+    assert chart.series[0].told == ("0.05", "0.8")
+
+
 def test_a_broken_loss_of_a_language_model_does_not_send_to_the_ctc_doctor():
     broken = figures(Curve((Point(1, 1.0, math.nan, dev_loss=math.nan, tokens=5),)))
     assert [(f.value, f.bad) for f in broken[:2]] == [("not a number", True)] * 2
