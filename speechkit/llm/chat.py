@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
     from speechkit.llm.row_shapes import Message, Row
 
-__all__ = ["MARKS", "PREFIXES", "TURNS", "Encoded", "Encoder", "Sample", "has_marks", "render", "stop_ids"]
+__all__ = ["BREAKS", "MARKS", "PREFIXES", "TURNS", "Encoded", "Encoder", "Sample", "has_marks", "render", "stop_ids"]
 
 MARKS, PREFIXES, TURNS, WHOLE = "marks", "prefixes", "turn by turn", "whole text"
 MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 THOUGHT = re.compile(r"\s*<[^<>\s]*think[^<>\s]*>\s*")  # opened for the model, where training text has none
 # what ends a turn in the families of this kit, where the tokenizer has it; its eos is added
 ENDS = tuple(dict.fromkeys((*(token for family in FAMILIES for token in family.stop_tokens), "<|end|>", "<turn|>")))
+BREAKS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)  # of code in templates
 NO_TEMPLATE = (
     "the tokenizer has no chat template, and the rows are chats: set tokenizer.chat_template (that of the instruct "
     "model of the same family), or give prompt/completion rows"
@@ -70,7 +71,7 @@ def render(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any] = (
             [one.as_dict() for one in messages], tools=list(tools) or None, tokenize=False,
             add_generation_prompt=generate,
         )  # fmt: skip
-    except (TemplateError, TypeError, KeyError) as error:
+    except (TemplateError, *BREAKS) as error:
         raise Fault(f"the chat template refuses it: {error}") from error
     return str(text)
 
@@ -79,7 +80,10 @@ def has_marks(tokenizer: Any, tools: Sequence[Any] = ()) -> bool:
     """Whether the template encloses what the assistant says in `{% generation %}`."""
     if not tokenizer.chat_template:
         return False
-    return bool(MARK.search(tokenizer.get_chat_template(tools=list(tools) or None)))
+    try:
+        return bool(MARK.search(tokenizer.get_chat_template(tools=list(tools) or None)))
+    except ValueError:  # several templates, and none is the default: rendering says so
+        return False
 
 
 def stop_ids(tokenizer: Any, generation_config: Any = None, *, known: bool = True) -> dict[int, str]:

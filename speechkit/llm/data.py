@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import DataError
 from speechkit.llm.chat import TURNS, Encoder
-from speechkit.llm.row_shapes import Fault
+from speechkit.llm.row_shapes import Fault, Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from speechkit.llm.chat import Sample
-    from speechkit.llm.row_shapes import Row
 
 __all__ = ["IGNORED", "TOO_LONG", "LeftOut", "TokenReport", "Tokens", "tokenize"]
 
@@ -119,13 +118,16 @@ def tokenize(
     """
     if too_long not in TOO_LONG:
         raise DataError(f"too_long is {too_long!r}; it can be {' or '.join(map(repr, TOO_LONG))}")
-    max_len = int(tokenizer.model_max_length if max_len is None else max_len)
-    if max_len < 2:
-        raise DataError(f"max_len is {max_len}; a row has two tokens or more, one to see and one to learn")
+    if max_len is None:
+        max_len = int(tokenizer.model_max_length or ENDLESS)
+    if isinstance(max_len, bool) or not isinstance(max_len, int) or max_len < 2:
+        raise DataError(f"max_len is {max_len!r}; a row has two tokens or more, one to see and one to learn")
     if not rows:
         raise DataError("there are no rows to tokenise")
     work = _Work(Encoder(tokenizer), max_len, cut=too_long == "cut")
     for number, row in enumerate(rows):
+        if not isinstance(row, Row):
+            raise DataError(f"row {number} is a {type(row).__name__}, no Row: read_rows makes them, of lists too")
         work.add(row, row.where or f"row {number}")
     if not work.rows:
         reasons = "; ".join(_by_reason(work.left_out))

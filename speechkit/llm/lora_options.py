@@ -46,6 +46,8 @@ class LoraOptions:
     def __post_init__(self) -> None:
         for name in ("targets", "also_train"):
             value = getattr(self, name)
+            if not isinstance(value, str | list | tuple | set | frozenset):
+                raise PlanError(f"{name} is {value!r}; it should be a name of layers, such as 'q_proj', or several")
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         _check_types(self)
         _check_numbers(self)

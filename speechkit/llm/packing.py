@@ -180,6 +180,8 @@ def pack(tokens: Sequence[Tokens], block: int, *, seed: int | None = 0) -> list[
     """
     if not tokens:
         raise DataError("there are no token rows to pack")
+    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+        raise DataError(f"block is {block!r}; it is a whole number of tokens from 1")
     lengths = [len(row) for row in tokens]
     if long := [n for n, length in enumerate(lengths) if length > block or not length]:
         row, number = tokens[long[0]], long[0]
@@ -235,6 +237,9 @@ def collate(blocks: Sequence[Block | Mapping[str, Any]]) -> dict[str, Any]:
     max_length_q, max_length_k: int; use_cache: False. There is no attention mask on purpose (see the head).
     """
     import torch
+
+    if not blocks:
+        raise DataError("there are no blocks to make a batch of")
 
     def joined(name: str) -> Any:
         parts = [block[name] if isinstance(block, Mapping) else getattr(block, name) for block in blocks]

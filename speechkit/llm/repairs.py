@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from speechkit.llm.chat import BREAKS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -43,7 +45,7 @@ def end_of_turn(tokenizer: Any, stops: Sequence[str] = ()) -> str | None:
     asked = [{"role": "user", "content": "A"}, {"role": "assistant", "content": PROBE}]
     try:
         text = tokenizer.apply_chat_template(asked, tokenize=False)
-    except (TemplateError, TypeError, ValueError, KeyError):
+    except (TemplateError, *BREAKS):
         text = ""  # the lint of templates says what is wrong; here the names in it are looked at
     special = [*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens]
     if text and special:

@@ -29,6 +29,7 @@ ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "ipython": "tool",
     "function_call": "call", "tool_call": "call",
 }  # fmt: skip
+HALF = re.compile("[\ud800-\udfff]")  # half of a pair, or a byte that was no UTF-8
 SPOKEN = re.compile(r"\n\n(Human|Assistant):")  # as preference data of the first years has it
 QUESTIONS = ("instruction", "question", "query")
 CONTEXTS = ("input", "context")
@@ -78,14 +79,30 @@ def row_of(record: Mapping[str, Any], where: str = "", kind: str | None = None) 
         raise Fault(f"is a {_type(record)}, not an object with named fields")
     given = {str(key): value for key, value in record.items() if value is not None}
     if kind == "prompt":
-        return _prompt(given, where)
+        return _readable(_prompt(given, where))
+    if ("chosen" in given) != ("rejected" in given):
+        have, lack = ("chosen", "rejected") if "chosen" in given else ("rejected", "chosen")
+        raise Fault(f"has {have} and no {lack}; a preference needs both")
     for needed, make in SHAPE_OF:
         if all(any(name in given for name in names) for names in needed):
-            row = make(given, where)
+            row = _readable(make(given, where))
             if kind is not None and row.kind != kind:
                 raise Fault(f"is a {row.kind} row, {kind} was asked for")
             return row
-    raise Fault(f"has the fields {', '.join(sorted(given)) or 'none'}; known are {SHAPES}")
+    names = ", ".join(sorted(given)) or "none"
+    cut = next((f"; its columns are divided by {mark!r}, which should be ','" for mark in ";\t" if mark in names), "")
+    raise Fault(f"has the fields {names}{cut}; known are {SHAPES}")
+
+
+def _readable(row: Row) -> Row:
+    """The same; Fault where a text holds what no tokenizer takes."""
+    said = [one.content for one in (*row.messages, *row.chosen, *row.rejected)]
+    if found := next(filter(None, map(HALF.search, (*said, row.text, row.prompt))), None):
+        code = ord(found[0])
+        if 0xDC80 <= code <= 0xDCFF:
+            raise Fault(f"holds the byte {code - 0xDC00:#x}, which is not UTF-8: save the file as UTF-8")
+        raise Fault(f"holds U+{code:04X}, half of a character, which no tokenizer takes: write it anew")
+    return row
 
 
 def order_fault(messages: Sequence[Message], last: str = "assistant") -> str:
@@ -138,7 +155,7 @@ def _instruction(given: Mapping[str, Any], where: str) -> Row:
     asked = _text(next(given[name] for name in QUESTIONS if name in given), "the question")
     context = next((_text(given[name], name) for name in CONTEXTS if given.get(name)), "")
     answer = _text(next(given[name] for name in ANSWERS if name in given), "the answer")
-    turns = [Message("user", f"{asked}\n\n{context}" if context else asked), Message("assistant", answer)]
+    turns = [Message("user", "\n\n".join(filter(None, (asked, context)))), Message("assistant", answer)]
     if given.get("system"):
         turns.insert(0, Message("system", _text(given["system"], "system")))
     return Row("chat", _filled(turns), where=where)
@@ -181,7 +198,7 @@ def _preference(given: Mapping[str, Any], where: str) -> Row:
         _filled(answer)
     if chosen == rejected:
         raise Fault("chosen and rejected are the same")
-    return Row("preference", _checked(prompt, "user"), chosen, rejected, tools_of(given), where=where)
+    return Row("preference", _filled(_checked(prompt, "user")), chosen, rejected, tools_of(given), where=where)
 
 
 def _spoken(text: Any) -> list[dict[str, str]]:
@@ -216,9 +233,12 @@ SHAPE_OF: tuple[tuple[tuple[tuple[str, ...], ...], Callable[[Mapping[str, Any], 
 def messages_of(given: Any, role: str = "") -> tuple[Message, ...]:
     """A list of turns in either shape, or JSON of it (as CSV has it); a string that is neither is a turn of `role`."""
     if isinstance(given, str):
-        listed = _json(given) if given.lstrip().startswith("[{") else None
-        if listed is None and role:
+        listed = _json(given) if given.lstrip().startswith("[") else None
+        turns = isinstance(listed, list) and listed and isinstance(listed[0], dict)
+        if not turns and role:
             return (Message(role, given),)
+        if not turns:
+            raise Fault("its messages are text that is no JSON list of turns")
         given = listed
     if not isinstance(given, list | tuple) or not given:
         raise Fault(f"its messages are {'empty' if given in ([], ()) else 'a ' + _type(given)}, not a list of turns")
@@ -234,8 +254,10 @@ def _message(given: Any, number: int) -> Message:
         raise Fault(f"message {number} has the role {said!r}; known are {', '.join(ROLES)}")
     content = given.get("content") if given.get("content") is not None else given.get("value")
     if role == "call":  # ShareGPT: the call is the text
-        return Message("assistant", "", _calls(_json(content) or [content], number))
-    calls = _calls(given["tool_calls"], number) if given.get("tool_calls") else None
+        called = _json(content)
+        return Message("assistant", "", _calls(called if isinstance(called, dict | list) else [content], number))
+    called = given.get("tool_calls") or given.get("function_call")  # the second: OpenAI's first shape
+    calls = _calls(called, number) if called else None
     text = "" if content is None and calls else _text(content, f"message {number}")
     weight = given.get("weight")
     if weight not in (None, 0, 1):
@@ -254,6 +276,9 @@ def _filled(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 def _calls(given: Any, number: int) -> tuple[Mapping[str, Any], ...]:
     calls = []
+    given = _json(given) if isinstance(given, str) else given
+    if not hasattr(given, "keys") and not isinstance(given, list | tuple):
+        raise Fault(f"message {number} has calls that are no list of tool calls")
     for one in [given] if hasattr(given, "keys") else list(given):
         inner: Any = one.get("function", one) if hasattr(one, "keys") else None
         if not hasattr(inner, "keys") or not isinstance(inner.get("name"), str):
@@ -276,13 +301,15 @@ def tools_of(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     tools = _json(tools) if isinstance(tools, str) else tools
     if not isinstance(tools, list | tuple) or not all(hasattr(one, "keys") for one in tools):
         raise Fault("its tools are no list of JSON schemas")
+    if not all(hasattr(one.get("function", one), "keys") for one in tools):
+        raise Fault("one of its tools has a function that is no object")
     return tuple(dict(one) if "function" in one else {"type": "function", "function": dict(one)} for one in tools)
 
 
 def _text(given: Any, what: str) -> str:
     """A string, or parts that are all text."""
     if isinstance(given, list | tuple):
-        kinds = {one.get("type", "?") if hasattr(one, "keys") else _type(one) for one in given}
+        kinds = {str(one.get("type", "?")) if hasattr(one, "keys") else _type(one) for one in given}
         if kinds == {"text"}:
             return "".join(_text(one.get("text"), what) for one in given)
         raise Fault(f"{what} has parts of the kind {', '.join(sorted(kinds))}; here rows are text alone")
@@ -302,6 +329,5 @@ def _json(given: Any) -> Any:
 
 
 def _type(value: Any) -> str:
-    return {"NoneType": "null", "str": "string", "dict": "single object"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    names = {"NoneType": "null", "str": "string", "dict": "single object", "int": "number", "float": "number"}
+    return names.get(type(value).__name__, type(value).__name__)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Broken", "Message", "Row", "Rows", "order_fault", "read_rows"]
 
 SHOWN = 5  # broken rows that are printed
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how such files begin
 WIDEST = 64 * 2**20  # characters of one cell of a CSV file
 Found = tuple[str, Any]  # where; the record, or a Fault
 
@@ -97,7 +98,8 @@ def read_rows(source: Any, *, kind: str | None = None) -> Rows:
             broken.append(Broken(where, str(fault)))
     if not rows:
         said = "; ".join(map(str, broken[:3])) or "it is empty"
-        raise DataError(f"{name} has no usable row: {said}. Shapes that are understood: {SHAPES}")
+        shapes = "" if SHAPES in said else f". Shapes that are understood: {SHAPES}"
+        raise DataError(f"{name} has no usable row: {said}{shapes}")
     return Rows(tuple(rows), tuple(broken), name)
 
 
@@ -105,15 +107,20 @@ def _records(source: Any) -> tuple[str, Iterator[Found]]:
     if isinstance(source, str | os.PathLike):
         path = Path(os.path.expanduser(os.fspath(source)))
         read = {".jsonl": _lines, ".json": _document, ".csv": _table}.get(path.suffix.lower())
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; give one .jsonl, .json or .csv file")
         if not path.is_file():
             raise DataError(f"there is no file {path}; give a .jsonl, .json or .csv file, a data set or a list of rows")
         if read is None:
             raise DataError(f"{path.name} is no .jsonl, .json or .csv file; a data set of `datasets` is taken too")
+        with path.open("rb") as file:
+            if file.read(2) in UTF16:
+                raise DataError(f"{path.name} is UTF-16; save it as UTF-8 (in Excel: CSV UTF-8)")
         return path.name, read(path)
     if hasattr(source, "keys"):
         parts = ", ".join(map(str, source))
         raise DataError(f"this holds {parts}: give one of its parts (data['train']), or a list of rows")
-    if not isinstance(source, Iterable):
+    if not isinstance(source, Iterable) or isinstance(source, bytes | bytearray):
         raise DataError(f"rows are a {type(source).__name__}; give a file, a data set or a list of rows")
     name = "data set" if hasattr(source, "column_names") else "list"
     return name, ((f"row {number}", record) for number, record in enumerate(source))
@@ -136,6 +143,8 @@ def _parsed(line: bytes, encoding: str) -> Any:
         return Fault(f"is not JSON at column {error.colno}: {error.msg}")
     except RecursionError:
         return Fault("is nested too deeply")
+    except ValueError as error:  # a number of thousands of digits
+        return Fault(f"cannot be read as JSON: {error}")
 
 
 def _document(path: Path) -> Iterator[Found]:
@@ -156,26 +165,33 @@ def _document(path: Path) -> Iterator[Found]:
 def _table(path: Path) -> Iterator[Found]:
     before = csv.field_size_limit(WIDEST)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        # bytes that are not UTF-8 become surrogates, so that they cost one row and not what follows
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             for record in _records_of(reader):
                 lines = 0 if isinstance(record, Fault) else sum(cell.count("\n") for cell in record.values())
-                yield f"line {reader.line_num - lines}", record
+                yield f"line {max(reader.line_num - lines, 1)}", record
     finally:
         csv.field_size_limit(before)
 
 
 def _records_of(reader: csv.DictReader[str]) -> Iterator[Any]:
     """A row with more or fewer cells than the head is a Fault, and so is what ends the file before its time."""
+    checked = False
     while True:
         try:
             record: dict[Any, Any] = next(reader)
         except StopIteration:
             return
-        except (csv.Error, UnicodeDecodeError) as error:
-            yield Fault(f"cannot be read, nor what follows: {error}")
+        except csv.Error as error:
+            yield Fault(f"what follows this line cannot be read ({error}); is a quotation mark missing there?")
             return
         width = len(reader.fieldnames or ())
+        if not checked:
+            names = [name.strip() for name in reader.fieldnames or ()]
+            if twice := next((name for name in names if name and names.count(name) > 1), ""):
+                raise DataError(f"two columns are named {twice!r}, so that one would be lost; name them otherwise")
+            checked = True
         if None in record:
             yield Fault(f"has {width + len(record[None])} cells, the head {width}")
         elif None in record.values():

@@ -192,7 +192,9 @@ def test_bos_that_a_template_writes_twice_is_there_once() -> None:
     [
         ({"max_len": 1}, "max_len is 1; a row has two tokens or more"),
         ({"max_len": 9, "too_long": "drop"}, "too_long is 'drop'; it can be 'leave out' or 'cut'"),
+        ({"max_len": 2.5}, "max_len is 2.5; a row has two tokens or more"),
         ({"max_len": 9, "rows": []}, "there are no rows to tokenise"),
+        ({"max_len": 9, "rows": [{"text": "x"}]}, "row 0 is a dict, no Row: read_rows makes them"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(more: dict[str, Any], said: str) -> None:

@@ -29,6 +29,8 @@ from speechkit.llm.lora_options import LoraOptions
         ({"targets": ()}, "targets is empty, so that nothing would learn; give 'auto', 'all-linear' or names"),
         ({"targets": ("auto", "q_proj")}, r"targets is \('auto', 'q_proj'\): 'auto' stands alone"),
         ({"targets": ("q_proj", 3)}, "targets holds 3; it should hold names of layers, such as 'q_proj'"),
+        ({"targets": None}, "targets is None; it should be a name of layers, such as 'q_proj', or several"),
+        ({"also_train": 3}, "also_train is 3; it should be a name of layers"),
         ({"experts": True, "dropout": 0.1}, "experts=True does not go with dropout 0.1: .* leave experts or dropout"),
         ({"experts": True, "dora": True}, "experts=True does not go with dora"),
     ],

@@ -105,6 +105,10 @@ def test_a_row_longer_than_a_block_is_refused_by_its_place() -> None:
         pack(documents(4, 9), 8)
     with pytest.raises(DataError, match="no token rows"):
         pack([], 8)
+    with pytest.raises(DataError, match=r"block is 8\.5; it is a whole number of tokens from 1"):
+        pack(documents(4), 8.5)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="there are no blocks"):
+        collate([])
 
 
 def test_the_report_says_fill_and_what_padding_would_be() -> None:

@@ -110,6 +110,11 @@ def test_a_missing_eos_is_taken_from_the_template() -> None:
     assert tokens.eos_token_id == tokens.convert_tokens_to_ids("<|tool|>") == bare.config.eos_token_id
 
 
+def test_a_template_that_fails_is_looked_through_for_the_end_of_a_turn() -> None:
+    tokens = tokenizer("{{ 1 / 0 }}<|end|>", eos_token=None)
+    assert end_of_turn(tokens, ("<|end|>",)) == "<|end|>"
+
+
 def test_without_eos_and_template_it_is_said_that_nothing_ends_a_text() -> None:
     told = repair(model(), tokenizer(None, eos_token=None))
     assert told == (

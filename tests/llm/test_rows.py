@@ -205,8 +205,21 @@ def test_the_order_of_roles(roles: list[str], fault: str) -> None:
     ("record", "said"),
     [
         ("text", "is a string, not an object"),
-        ({"messages": "hello"}, "its messages are a null, not a list of turns"),
-        ({"messages": [3]}, "message 1 is a int, not an object with role and content"),
+        ({"messages": "hello"}, "its messages are text that is no JSON list of turns"),
+        ({"messages": "[{'role': 'user'}]"}, "its messages are text that is no JSON list of turns"),
+        ({"messages": [{"role": "user", "content": [{"type": None}, "x"]}]}, "has parts of the kind None, string"),
+        ({"messages": [{"role": "user", "content": [{"type": ["x"]}]}]}, "has parts of the kind ['x']"),
+        ({"messages": [USER.as_dict(), {**ANSWER.as_dict(), "tool_calls": 5}]},
+         "message 2 has calls that are no list of tool calls"),
+        ({"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": 5}]},
+         "message 2 calls a tool without a name"),
+        ({"messages": [USER.as_dict(), ANSWER.as_dict()], "tools": [{"function": 5}]},
+         "one of its tools has a function that is no object"),
+        ({"prompt": "", "chosen": "a", "rejected": "b"}, "message 1, of the user, is empty"),
+        ({"prompt": "x", "chosen": "a"}, "has chosen and no rejected; a preference needs both"),
+        ({"text": "a\ud800"}, "holds U+D800, half of a character, which no tokenizer takes"),
+        ({"question;answer": "a;b"}, "its columns are divided by ';', which should be ','"),
+        ({"messages": [3]}, "message 1 is a number, not an object with role and content"),
         ({"messages": [{"role": "narrator", "content": "x"}]}, "message 1 has the role 'narrator'; known are system"),
         ({"messages": [{"role": "user", "content": " "}, ANSWER.as_dict()]}, "message 1, of the user, is empty"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "message 1 has parts of the kind image"),
@@ -240,6 +253,7 @@ def test_a_row_of_another_kind_than_asked_for_is_broken() -> None:
         ([], "list has no usable row: it is empty"),
         ([{"a": 1}], "list has no usable row: row 0: has the fields a; known are messages"),
         ({"train": [], "test": []}, "this holds train, test: give one of its parts"),
+        (b"x", "rows are a bytes; give a file"),
         (3, "rows are a int; give a file, a data set or a list of rows"),
     ],
 )
@@ -255,3 +269,50 @@ def test_other_files_and_kinds_are_refused(tmp_path: Path) -> None:
         read_rows(tmp_path / "rows.xlsx")
     with pytest.raises(DataError, match="kind is 'talk'; it can be chat, completion, preference, prompt"):
         read_rows([], kind="talk")
+
+
+def test_a_table_loses_only_the_row_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"question,answer\na,b\ncaf\xe9,c\nd,e\n")
+    rows = read_rows(tmp_path / "rows.csv")
+    assert [row.where for row in rows] == ["line 2", "line 4"]
+    assert str(rows.broken[0]) == "line 3: holds the byte 0xe9, which is not UTF-8: save the file as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("rows.csv", "question,answer\na,b\n".encode("utf-16"), r"rows\.csv is UTF-16; save it as UTF-8"),
+        ("rows.jsonl", '{"text": "a"}\n'.encode("utf-16"), r"rows\.jsonl is UTF-16; save it as UTF-8"),
+        (
+            "rows.csv",
+            b"question,question,answer\na,b,c\n",
+            "two columns are named 'question', so that one",
+        ),
+        (
+            "rows.csv",
+            b'question,answer\na,"b\nc,d\n',
+            "line 1: what follows this line cannot be read .* quotation",
+        ),
+        ("rows.jsonl", b'{"text": ' + b"9" * 5000 + b"}", "line 1: cannot be read as JSON: Exceeds the limit"),
+    ],
+    ids=["a table in UTF-16", "lines in UTF-16", "two columns of one name", "an open quotation mark", "a huge number"],
+)
+def test_a_file_that_cannot_be_read_says_why(name: str, text: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(DataError, match=said):
+        read_rows(tmp_path / name)
+    with pytest.raises(DataError, match="is a folder; give one"):
+        read_rows(tmp_path)
+
+
+def test_turns_in_a_cell_may_begin_on_a_new_line_and_a_list_of_numbers_is_a_prompt() -> None:
+    turns = json.dumps([USER.as_dict(), ANSWER.as_dict()], indent=1)
+    assert one({"messages": turns}).messages == (USER, ANSWER)
+    assert one({"prompt": "[1, 2]"}).messages == (Message("user", "[1, 2]"),)
+
+
+def test_an_instruction_of_context_alone_and_a_call_in_the_first_shape() -> None:
+    assert one({"instruction": "", "input": "2 + 2?", "output": "4"}).messages == (USER, ANSWER)
+    call = {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": "{}"}}
+    made = one({"messages": [USER.as_dict(), call]}).messages[1].tool_calls
+    assert made == ({"type": "function", "function": {"name": "add", "arguments": {}}},)

@@ -61,12 +61,30 @@ FOREIGN = ENDLESS.replace("{% endgeneration %}", "{{ '<stop>' }}{% endgeneration
     [
         (None, "error: there is no chat template → set tokenizer.chat_template"),
         ("{{ 1 + messages }}", "error: a plain conversation of two turns cannot be rendered"),
+        (
+            "{{ 1 / 0 }}",
+            "error: a plain conversation of two turns cannot be rendered: the chat template refuses it: di",
+        ),
+        ("{{ range(10 ** 9) | list }}", "error: a plain conversation of two turns cannot be rendered: the chat templ"),
+        ("{{ 'a'.index('b') }}", "error: a plain conversation of two turns cannot be rendered: the chat template ref"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "error: a plain conversation of two turns cannot be ren"),
         ("{{ messages[0]['content'] }}", "error: it does not write all that was said: 'It is seven.' is missing"),
         (ENDLESS, "error: no stop token: the template puts nothing behind an answer"),
         (FOREIGN, "error: no stop token: the template ends an answer with '<stop>', which the tokenizer has as no"),
         ("{{ bos_token }}" + TEMPLATE, "error: it writes <|begin|> twice at the beginning"),
     ],
-    ids=["none", "fails", "drops turns", "no stop token", "a stop token that is no token", "BOS doubled"],
+    ids=[
+        "none",
+        "fails",
+        "divides by 0",
+        "fills memory",
+        "seeks in vain",
+        "calls itself",
+        "drops turns",
+        "no stop token",
+        "a stop token that is no token",
+        "BOS doubled",
+    ],
 )
 def test_a_broken_template_is_an_error(template: str | None, said: str) -> None:
     found = broken(ERROR, template)
