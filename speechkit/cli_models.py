@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,11 +52,13 @@ def _models(arguments: argparse.Namespace) -> int:
     print("\nEncoders of sentences")
     _print_names(ENCODERS, "or any Hub id of such an encoder, or a folder that holds one")
     print("\nFamilies of language models")
-    print("\n".join(_table(FAMILIES)))
-    print(
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print("\n".join(_families(FAMILIES, room)))
+    other = (
         "Another architecture that transformers has works as well, as transformers made it: without kernels, and with "
         "adapters on all linear layers but the head."
     )
+    print(other if room is None else f"\n{textwrap.fill(other, room)}")
     return 0
 
 
@@ -60,7 +66,14 @@ def _speech() -> dict[str, str]:
     from speechkit.asr import registry
 
     found = {name: registry.resolve(name) for name in registry.known_names()}
-    return {name: "embedded, no download" if s.kind == "demo" else s.location for name, s in found.items()}
+    return {name: _embedded(Path(s.location)) if s.kind == "demo" else s.location for name, s in found.items()}
+
+
+def _embedded(folder: Path) -> str:
+    """Of a speech model: an encoder alone is no transcriber."""
+    made = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    ctc = str(made[0]).endswith("ForCTC")
+    return "embedded, no download" + ("" if ctc else "; a start for finetune, transcribes nothing by itself")
 
 
 def _language() -> dict[str, str]:
@@ -86,8 +99,24 @@ def _print_names(places: dict[str, str], other: str) -> None:
     print(f"{'…'.ljust(size)}  {other}")
 
 
-def _table(families: tuple[Family, ...]) -> list[str]:
-    columns = (
+def _families(families: tuple[Family, ...], room: int | None) -> list[str]:
+    """One table, or on a terminal that is too narrow for it two lists behind it, wrapped."""
+    columns = _columns(families)
+    whole = _table(columns)
+    if room is None or max(map(len, whole)) <= room:
+        return whole
+    lines = _table(columns[:-2])
+    for column in columns[-2:]:
+        lines += ["", f"{column.title[0].upper()}{column.title[1:]}"]
+        for cell in dict.fromkeys(column.cells):
+            names = [name for name, own in zip(columns[0].cells, column.cells, strict=True) if own == cell]
+            told = {"initial_indent": "  ", "subsequent_indent": "      ", "width": max(room, 40)}
+            lines += textwrap.wrap(f"{cell}: {', '.join(names)}", break_long_words=False, **told)  # type: ignore[arg-type]
+    return lines
+
+
+def _columns(families: tuple[Family, ...]) -> tuple[_Column, ...]:
+    return (
         _Column("family", tuple(family.name for family in families)),
         _Column("config types", tuple(_types(family) for family in families)),
         _Column("kernels", tuple(_kernels(family) for family in families)),
@@ -96,6 +125,9 @@ def _table(families: tuple[Family, ...]) -> list[str]:
         _Column("adapters go to", tuple(_targets(family) for family in families)),
         _Column("ends a turn", tuple(" ".join(family.stop_tokens) or "–" for family in families)),
     )
+
+
+def _table(columns: tuple[_Column, ...]) -> list[str]:
     sizes = [max(map(len, (column.title, *column.cells))) for column in columns]
     rows = [[column.title for column in columns], *zip(*(column.cells for column in columns), strict=True)]
     return ["  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in rows]

@@ -59,3 +59,23 @@ def test_as_json_each_list_has_a_key(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_table_needs_no_torch() -> None:
     code = "import sys; from speechkit.cli import main; main(['models']); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("room", [80, 120])
+def test_a_terminal_that_is_too_narrow_for_the_table_gets_lists_that_fit_it(
+    room: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(room))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[lines.index("Families of language models") + 1 :]
+    assert max(map(len, table)) <= room
+    said = " ".join(" ".join(table).split())
+    assert (
+        "qkv o gate_up down (…_proj): Phi 3 and 4" in said and "<|eot_id|> <|end_of_text|> <|eom_id|>: Llama 3" in said
+    )
+
+
+def test_an_encoder_without_a_head_is_not_listed_as_a_transcriber(lines: list[str]) -> None:
+    assert "demo/encoder  embedded, no download; a start for finetune, transcribes nothing by itself" in lines
