@@ -40,10 +40,24 @@ def _mask(*, mask_function: Any, attention_mask: torch.Tensor | None = None, **r
     """None, or (B, 1, S, N) bool. Rows without padding get none: `_attend` knows order, window and documents."""
     from transformers.masking_utils import sdpa_mask
 
-    whole = attention_mask is None and rest.get("q_length") == rest.get("kv_length") and not rest.get("use_vmap")
-    if whole and _names(mask_function) <= KNOWN:
+    whole = rest.get("q_length") == rest.get("kv_length") and not rest.get("use_vmap")
+    # a mask without padding says nothing: as a table it would hide from `_attend` where documents begin
+    if whole and _names(mask_function) <= KNOWN and not _pads(attention_mask):
         return None
     return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, **rest)
+
+
+def _pads(mask: torch.Tensor | None) -> bool:
+    """Whether a mask (B, N) hides anything; an export is to hold for any."""
+    return mask is not None and (torch.compiler.is_exporting() or _hides(mask))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _hides(mask: torch.Tensor) -> bool:
+    """Asked between two graphs: it stands in the data."""
+    from transformers.utils.import_utils import is_tracing
+
+    return bool(is_tracing(mask)) or mask.dim() != 2 or not bool(mask.all())
 
 
 def _names(function: Callable[..., Any]) -> set[str]:

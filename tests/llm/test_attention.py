@@ -43,6 +43,16 @@ def test_packed_documents_equal_each_alone_in_values_and_gradients(kind: str, to
         assert (mine.grad - theirs.grad).abs().max() <= 1e-4 + 1e-3 * theirs.grad.abs().max(), name
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_without_padding_leaves_packed_documents_apart(kind: str) -> None:
+    """Also in layers with a window, whose mask transformers writes out."""
+    model = model_of(kind, ours.NAME)
+    ids = torch.tensor([[token for one in DOCUMENTS for token in one]])
+    positions = torch.cat([torch.arange(len(one)) for one in DOCUMENTS])[None]
+    found = model(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(found, model(input_ids=ids, position_ids=positions).logits)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_padded_batch_equals_eager_where_there_is_text(kind: str, side: str) -> None:
