@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["load_adapter", "save_adapter"]
 
 SIDE = "speechkit_adapter.json"
+WORDS = 300  # characters of what peft says that are passed on
 
 
 def save_adapter(
@@ -84,18 +85,25 @@ def load_adapter(
     if isinstance(model, PeftModel) and name in model.peft_config:
         raise PlanError(f"the model has an adapter {name!r} already; give this one another name")
     check_fits(model, found, other_base=other_base)
-    config = LoraConfig.from_pretrained(str(found.folder))
-    config.inference_mode = not trainable
     first = not isinstance(model, PeftModel)
-    wrapped: Any = get_peft_model(model, config, adapter_name=name) if first else model  # type: ignore[arg-type]
+    wrapped: Any = None if first else model
+    parts = [(module, dict(module._modules)) for module in model.modules()] if first else []
     try:
+        config = LoraConfig.from_pretrained(str(found.folder))
+        config.inference_mode = not trainable
+        wrapped = get_peft_model(model, config, adapter_name=name) if first else model  # type: ignore[arg-type]
         result = wrapped.load_adapter(str(found.folder), name, is_trainable=trainable, torch_device="cpu")
         _check_all_there(found, name, result)
-    except (ModelError, RuntimeError, KeyError, ValueError) as error:
-        _take_back(wrapped, name, first)
+    except (ModelError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if wrapped is None:  # stopped halfway by peft
+            for module, children in parts:
+                module._modules = children
+        else:
+            _take_back(wrapped, name, first)
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{found.folder} does not fit the model: {str(error).splitlines()[0]}") from error
+        why = " ".join(str(error).split())
+        raise ModelError(f"{found.folder} does not fit the model: {why[:WORDS]}; save the adapter again") from error
     wrapped.set_adapter(name, inference_mode=not trainable)
     wrapped.__dict__.setdefault(OPTIONS, {})[name] = found.options or options_of(wrapped, name)
     keep_unpacked(wrapped)
@@ -126,7 +134,7 @@ def _take_back(wrapped: Any, name: str, first: bool) -> None:
     """The model as it was before the adapter."""
     if first:
         wrapped.unload()
-    else:
+    elif name in wrapped.peft_config:
         wrapped.delete_adapter(name)
 
 

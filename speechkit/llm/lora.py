@@ -58,6 +58,10 @@ def add_lora(
     from peft import PeftModel, get_peft_model
 
     options = LoraOptions() if options is None else options
+    if not isinstance(options, LoraOptions):
+        raise PlanError(f"options is a {type(options).__name__}; give LoraOptions(rank=…, …)")
+    if not isinstance(name, str) or not name or "." in name:
+        raise PlanError(f"name is {name!r}; an adapter's name is a word without dots")
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     config = _config(inner, options)
     keep_unpacked(inner)

@@ -266,3 +266,19 @@ def test_tensors_gathered_from_ranks_are_saved_instead_of_the_models_own(tmp_pat
                 weight.zero_()
     save_adapter(model, tmp_path / "adapter", tensors=gathered)
     assert torch.equal(logits(load_adapter(tiny("llama"), tmp_path / "adapter")), expected)
+
+
+@pytest.mark.parametrize(
+    "broken", [{"r": "four"}, {"target_modules": ["nowhere"]}, {"r": 3}, {"rank_pattern": {"v_proj": "x"}}], ids=str
+)
+def test_a_configuration_that_peft_cannot_follow_is_refused_and_the_model_is_as_it_was(
+    broken: dict[str, Any], tmp_path: Path
+) -> None:
+    save_adapter(add_lora(untied(), RANDOM.replace(targets=("q_proj", "v_proj"))), tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **broken}))
+    model = untied()
+    names, expected = [name for name, _ in model.named_modules()], logits(model)
+    with pytest.raises(ModelError, match=r"adapter does not fit the model: .*; save the adapter again"):
+        load_adapter(model, tmp_path / "adapter")
+    assert [name for name, _ in model.named_modules()] == names and torch.equal(logits(model), expected)

@@ -174,3 +174,13 @@ def test_what_an_adapter_is_prints_in_two_lines() -> None:
     assert lines[1].startswith(f"  {trained:,} of ") and lines[1].endswith(": 2 q_proj, 2 up_proj")
     with pytest.raises(PlanError, match="no adapter 'other'; it has 'default'"):
         adapter_report(model, "other")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"name": "a.b"}, "name is 'a.b'; an adapter's name is a word without dots"), ({"name": ""}, "name is ''"),
+     ({"options": {"rank": 4}}, "options is a dict; give LoraOptions")],
+)  # fmt: skip
+def test_names_and_options_that_are_none_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        add_lora(tiny("llama"), **given)
