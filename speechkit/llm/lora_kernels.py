@@ -7,7 +7,8 @@ runs. Values are peft's but for rounding: the update is computed in the dtype of
 goes through float32 and back.
 
 It runs on a CPU too, from `FEWEST` rows on: measured on a Xeon (one thread, rank 16, widths 256 to 1024), 256 to 2048
-rows take 0.4 to 0.95 of the time of peft's forward and backward, over NF4 as well; 8 rows 1.0 to 1.6.
+rows take 0.4 to 0.95 of the time of peft's forward and backward, over NF4 as well; 8 rows 1.0 to 1.6. In a run of
+several processes the number of rows counts nothing: all of them go the same way.
 """
 
 from __future__ import annotations
@@ -177,11 +178,20 @@ def _product(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 def _takes(layer: Any, x: torch.Tensor) -> bool:
     """Whether x goes into the layer's product, by itself or through autocast; peft says what is wrong where not."""
-    if x.device.type == "cpu" and x.numel() < FEWEST * x.shape[-1]:
+    if x.device.type == "cpu" and x.numel() < FEWEST * x.shape[-1] and not _shared():
         return False
     if type(layer.base_layer) is not nn.Linear:
         return x.dtype in (torch.float32, torch.float16, torch.bfloat16)
     return x.dtype == layer.base_layer.weight.dtype or torch.is_autocast_enabled(x.device.type)
+
+
+def _shared() -> bool:
+    """Whether several processes train together.
+
+    Their batches differ in length, and gradients of A and B come in another order out of the product than out of peft's
+    forward: DeepSpeed's buckets, filled in the order of arrival, would mix those of different weights.
+    """
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _frozen(weight: Any) -> Any:

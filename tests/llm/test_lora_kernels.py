@@ -74,6 +74,20 @@ def test_on_a_cpu_few_rows_go_pefts_way(products: list[int], monkeypatch: pytest
     assert len(products) == 14
 
 
+def test_of_several_processes_all_go_one_way_whatever_the_rows(
+    products: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else gradients of A and B come in another order in one process than in the other, and ZeRO-2's buckets mix."""
+    monkeypatch.setattr(subject, "FEWEST", 128)
+    model = adapted(kernels=True)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model(torch.ones(1, 2, dtype=torch.long))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(products) == 14
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_sixteen_bits_it_is_as_near_the_truth_as_peft(dtype: torch.dtype) -> None:
     """Under autocast, as trainers run; without it peft computes the update in float32, the kernel in 16 bits."""
