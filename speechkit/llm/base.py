@@ -16,7 +16,7 @@ import torch
 from speechkit.errors import PlanError
 from speechkit.llm.four_bits import differentiable
 from speechkit.llm.lora_options import LoraOptions
-from speechkit.training.precision import choose_precision
+from speechkit.llm.precision import choose_llm_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,13 +106,14 @@ def _loaded(config: LlmConfig, device: str) -> tuple[Any, Any]:
 
 
 def _precision(config: LlmConfig, bare: Any, device: str) -> Choice[str]:
-    """As asked; else as the model lies in memory, which its loader chose with the family in mind."""
+    """As asked; else as the model lies in memory, which its loader chose with the family in mind, as is done here."""
     from speechkit.device import Choice
+    from speechkit.llm.registry import family_of
 
     kind = str(bare.dtype).removeprefix("torch.")
     if config.precision == "auto" and config.method != "full" and kind in ("bfloat16", "float16"):
         return Choice(kind, "that of the base's weights")
-    return choose_precision(device, config.precision)
+    return choose_llm_precision(device, config.precision, family_of(bare.config))
 
 
 def _freed(model: Any, notes: list[str]) -> Any:

@@ -14,7 +14,7 @@ from speechkit.errors import PlanError
 if TYPE_CHECKING:
     from speechkit.llm.families import Family
 
-__all__ = ["choose_llm_dtype", "gpu_of"]
+__all__ = ["choose_llm_dtype", "choose_llm_precision", "gpu_of"]
 
 
 def choose_llm_dtype(
@@ -48,6 +48,23 @@ def choose_llm_dtype(
     if overflows:
         return Choice("float32", f"{described(gpu)} has no bfloat16, and in float16 {overflows} ({name})")
     return Choice("float16", f"{described(gpu)} has no bfloat16")
+
+
+def choose_llm_precision(
+    device: str, precision: str = "auto", family: Family | None = None, hardware: Hardware | None = None
+) -> Choice[str]:
+    """Of the multiplications of training, whose weights are float32: speech's rule, but for families that overflow.
+
+    Raises PlanError: the name is unknown, the device cannot train in it, or the family overflows in it.
+    """
+    from speechkit.training.precision import choose_precision
+
+    found = choose_precision(device, precision, hardware)
+    if found.value != "float16" or family is None or not family.float16:
+        return found
+    if precision == "float16":
+        raise PlanError(f'precision is "float16", but of {family.name} {family.float16}; use "auto" or "float32"')
+    return choose_llm_dtype(device, "auto", family, hardware)
 
 
 def gpu_of(device: str, hardware: Hardware | None = None) -> Gpu | None:

@@ -18,7 +18,7 @@ from tiny_tokens import VOCABULARY, tokenizer
 from speechkit.device import Gpu, Hardware
 from speechkit.errors import PlanError
 from speechkit.llm import explain, load_llm
-from speechkit.llm.precision import choose_llm_dtype
+from speechkit.llm.precision import choose_llm_dtype, choose_llm_precision
 from speechkit.llm.quant import QUANTS, choose_quant, possible
 from speechkit.llm.registry import family_of
 
@@ -62,6 +62,23 @@ def test_the_dtype_follows_the_device_and_the_family(gpu: Any, kind: str, dtype:
 def test_a_dtype_that_cannot_be_says_which_can(device: str, gpu: Any, kind: str, asked: str, said: str) -> None:
     with pytest.raises(PlanError, match=re.escape(said)):
         choose_llm_dtype(device, asked, family_of(config_of(kind)), Hardware(8, (gpu,) if gpu else ()))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "kind", "precision"),
+    [(T4, "llama", "float16"), (T4, "gemma2", "float32"), (T4, "gemma3", "float32"), (A100, "gemma2", "bfloat16"),
+     (P100, "llama", "float32")],
+    ids=lambda value: getattr(value, "name", value),
+)  # fmt: skip
+def test_training_multiplies_in_what_the_family_bears(gpu: Gpu, kind: str, precision: str) -> None:
+    """Whose weights are float32 in any case: float16 would come by autocast."""
+    assert choose_llm_precision("cuda", "auto", family_of(config_of(kind)), Hardware(8, (gpu,))).value == precision
+
+
+def test_training_gemma_in_float16_is_refused() -> None:
+    said = f'precision is "float16", but of Gemma 2 {OVERFLOW}; use "auto" or "float32"'
+    with pytest.raises(PlanError, match=re.escape(said)):
+        choose_llm_precision("cuda", "float16", family_of(config_of("gemma2")), Hardware(8, (H200,)))
 
 
 def test_a_dtype_asked_for_is_taken() -> None:
