@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 KINDS = ("norms", "gated units", "rotary positions", "attention", "loss")
+LOW_RANK = "low-rank updates"  # of adapters, whose kernel `add_lora` and `fuse` put in; `undo_kernels` takes it out too
 ATTENTION = "_speechkit_attention"  # where a model keeps the name of the attention that it had
 LOADED = "_speechkit_loaded"  # where it keeps what `load_llm` did
 
@@ -49,7 +50,7 @@ class Applied:
 
     def __str__(self) -> str:
         lines = [f"{self.family} on {self.device}" if self.device else self.family]
-        for kind in KINDS:
+        for kind in (*KINDS, LOW_RANK):
             if kind in self.counts:
                 lines.append(f"{self.counts[kind]:>5} {kind:<18}{self.runs.get(kind, '')}".rstrip())
         if not self.counts:
@@ -68,10 +69,9 @@ def read(model: Any, profile: KernelProfile) -> Applied:
     counts = Counter(kind for kind, _ in found)
     device, dtype = _where(model)
     runs = {kind: _runs(model, kernel, device, dtype) for kind, kernel in found}
-    left = [*profile.uncovered, *_left(model, profile, counts)]
-    return Applied(
-        profile.family, {kind: counts[kind] for kind in KINDS if counts[kind]}, tuple(left), runs, _shown(device, dtype)
-    )
+    left = [*profile.uncovered, *_left(model, profile, counts), *_updates_left(model)]
+    there = {kind: counts[kind] for kind in (*KINDS, LOW_RANK) if counts[kind]}
+    return Applied(profile.family, there, tuple(left), runs, _shown(device, dtype))
 
 
 def read_nothing(model: Any, family: str, why: str) -> Applied:
@@ -154,6 +154,16 @@ def _left(model: Any, profile: KernelProfile, counts: dict[str, int]) -> Iterato
         rate = getattr(attention_config(model), "attention_dropout", 0.0)
         why = f"attention_dropout is {rate}, no kernel has one" if rate else "not asked for"
         yield f"attention by transformers' own: {why}"
+
+
+def _updates_left(model: Any) -> Iterator[str]:
+    """Adapted layers that run peft's own forward as they stand."""
+    if not any(hasattr(module, "lora_A") for module in model.modules()):
+        return
+    from speechkit.llm.lora_kernels import fused
+
+    for why, count in fused(model).left.items():
+        yield f"{count} low-rank updates by peft's own forward: {why}"
 
 
 def _reason(module: Any, kind: str) -> str:

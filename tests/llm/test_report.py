@@ -14,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_llms import tiny
 
-from speechkit.llm import apply_kernels, explain
+from speechkit.llm import apply_kernels, explain, undo_kernels
+from speechkit.llm.lora import add_lora
+from speechkit.llm.lora_options import LoraOptions
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,19 @@ def test_the_table_reads_well_and_is_what_a_notebook_shows() -> None:
     ]  # fmt: skip
     assert "no logits in training" in lines[-1] and "geglu" in lines[2]
     assert repr(explain(model)) == "\n".join(lines) and all(len(line) <= 140 for line in lines)
+
+
+def test_updates_of_adapters_are_listed_and_go_with_the_other_kernels() -> None:
+    model = add_lora(tiny("llama"), LoraOptions(rank=4))
+    apply_kernels(model)
+    found = explain(model)
+    assert found.counts["low-rank updates"] == 14 and list(found.counts)[-1] == "low-rank updates"
+    assert "   14 low-rank updates  lora_linear by its definition: " in str(found)
+    with model.disable_adapter():
+        assert "14 low-rank updates by peft's own forward: the adapter is switched off" in explain(model).left
+    assert undo_kernels(model) == sum(found.counts.values())
+    assert "low-rank updates" not in explain(model).counts
+    assert "14 low-rank updates by peft's own forward: not asked for" in explain(model).left
 
 
 def test_the_dtype_is_the_models_as_it_is_now() -> None:
