@@ -1,4 +1,4 @@
-"""Plan before run: what a training run will need on each GPU, whether it fits, and with what batch it would.
+"""Plan before run: what a training run will need on each GPU or in each process of a CPU, and whether it fits.
 
 In: a model, a configuration, a name or a folder (of which only the configuration is read), and `PlanOptions`. Out: a
 `Plan` that prints as a table; `table` compares all strategies. Nothing is allocated: the step is gone through with
@@ -29,14 +29,14 @@ __all__ = ["Plan", "PlanOptions", "Table", "plan", "table"]
 
 CONTEXT = 0.8 * 2**30  # CUDA's context and its libraries' working space
 LOST = 0.05  # share of a card that is lost between blocks of the allocator
-MEASURED = "activations of this rank's batch; tensors alone: CUDA's context and gaps come on top"
+MEASURED = "activations of this rank's batch; tensors alone: {} come on top"
 
 
 @dataclass(frozen=True)
 class Plan:
     """One run. Sizes are bytes per rank, at the worst moment of a step; prints as a table."""
 
-    weights: int  # on the GPU, and what is gathered of others' shares
+    weights: int  # where the rank computes, and what is gathered of others' shares
     gradients: int
     optimizer: int  # states, and DeepSpeed's float32 copy of the weights
     activations: int  # kept for backward, and alive for a moment
@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """All on the GPU."""
+        """All in the memory of a rank: its GPU's, or on a CPU the machine's."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
     def __str__(self) -> str:
@@ -73,7 +73,8 @@ class Plan:
         for name in ("weights", "gradients", "optimizer", "activations", "logits", "total"):
             lines.append(f"  {name:<12}{size_text(getattr(self, name)):>12}")
         if self.host:
-            lines.append(f"  {'elsewhere':<12}{size_text(self.host):>12}  in main memory or on a disk")
+            where = "offloaded: the same memory on a CPU" if self.card is None else "in main memory or on a disk"
+            lines.append(f"  {'elsewhere':<12}{size_text(self.host):>12}  {where}")
         return "\n".join([*lines, *_verdict(self), *(f"  – {note}" for note in self.notes)])
 
     __repr__ = __str__
@@ -134,9 +135,8 @@ def table(model: Any, options: PlanOptions | None = None, *, ranks: int = 8, har
     plans, refused = [], []
     for method in METHODS:
         for strategy in STRATEGIES:
-            storage = options.dtype if method == "qlora" and strategy == "fsdp2" else options.quant_storage
             one = options.replace(
-                method=method, strategy=strategy, ranks=1 if strategy == "one" else ranks, quant_storage=storage,
+                method=method, strategy=strategy, ranks=1 if strategy == "one" else ranks,
                 nodes=1 if strategy == "one" else options.nodes,
             )  # fmt: skip
             reasons = refusals(one, hardware, getattr(config, "model_type", ""))
@@ -184,7 +184,7 @@ def _found(config: Any, options: PlanOptions, hardware: Hardware | None) -> tupl
     what = plain.replace(method=options.method, lora=options.lora, trained_dtype=options.trained_dtype)
     same = options.replace(
         ranks=1, nodes=1, accumulation=1, global_tokens=None, offload="none", nvme="", optimizer="adamw",
-        quant_storage="uint8", quant="nf4", fill=1.0, max_len=None if options.packing else options.max_len,
+        quant="nf4", fill=1.0, max_len=None if options.packing else options.max_len,
         strategy=options.strategy if options.strategy in ("zero2", "zero3") else "one",
     )  # fmt: skip
     counts, dry = _counts(kind, text, what), _dry(kind, text, same, hardware)
@@ -249,7 +249,8 @@ def _notes(options: PlanOptions, dry: DryRun, card: Gpu | None) -> tuple[str, ..
         )
     if options.optimizer.startswith("paged"):
         notes.append("the optimizer pages out when the GPU is full, and is not part of the total")
-    return (*notes, MEASURED)
+    rest = "the interpreter and its libraries" if card is None else "CUDA's context and gaps"
+    return (*notes, MEASURED.format(rest))
 
 
 def _verdict(found: Plan) -> list[str]:

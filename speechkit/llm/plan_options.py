@@ -43,8 +43,8 @@ class PlanOptions:
     """Raises PlanError, naming the setting, for a value that does not exist or is out of range."""
 
     method: str = "lora"  # "full": every weight; "lora": adapters; "qlora": adapters on a 4-bit or 8-bit base
-    strategy: str = "one"  # "one" GPU; "zero2", "zero3": DeepSpeed; "fsdp2": torch's fully_shard
-    ranks: int = 1  # processes, one GPU each, over all nodes
+    strategy: str = "one"  # "one" process; "zero2", "zero3": DeepSpeed; "fsdp2": torch's fully_shard
+    ranks: int = 1  # processes, one GPU each where there are any, over all nodes
     nodes: int = 1  # machines; `ranks` is divided evenly among them
     batch_tokens: int = 2048  # per rank and batch: the size of a block, or rows × max_len
     max_len: int | None = None  # longest row; None: batch_tokens, one row a batch
@@ -58,7 +58,6 @@ class PlanOptions:
     dtype: str = "bfloat16"  # of multiplications, and of weights that are not trained
     trained_dtype: str = "float32"  # of weights that are trained, their gradients and what the optimizer keeps
     quant: str = "nf4"  # of the base under "qlora": "nf4" or "int8"
-    quant_storage: str = "uint8"  # how four-bit weights lie in memory: "uint8", or a dtype that FSDP can shard
     offload: str = "none"  # to main memory: the "optimizer", or with zero3 the "parameters" too
     nvme: str = ""  # folder on a fast disk that takes what is offloaded, instead of main memory; zero3 alone
     lora: LoraOptions = field(default_factory=LoraOptions)  # the adapter, for "lora" and "qlora"
@@ -68,7 +67,7 @@ class PlanOptions:
         allowed = {
             "method": METHODS, "strategy": STRATEGIES, "checkpointing": CHECKPOINTING, "optimizer": OPTIMIZERS,
             "dtype": DTYPES, "trained_dtype": DTYPES, "offload": OFFLOADS, "quant": ("nf4", "int8"),
-            "quant_storage": ("uint8", *DTYPES), "card": (*CARDS, "cpu", None),
+            "card": (*CARDS, "cpu", None),
         }  # fmt: skip
         for name, known in allowed.items():
             if (value := getattr(self, name)) not in known:

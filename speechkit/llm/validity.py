@@ -69,12 +69,12 @@ def _quantised(o: PlanOptions, _: Hardware) -> Iterator[Refusal]:
         yield Refusal(
             "int8 base with fsdp2", "weights of bytes cannot be parameters that fully_shard cuts", "quant nf4, or zero2"
         )
-    elif o.strategy == "fsdp2" and o.quant_storage != o.dtype:
+    elif o.strategy == "fsdp2":
         yield Refusal(
-            f"qlora with fsdp2 and quant_storage {o.quant_storage}",
-            "fully_shard makes parameters of the pieces, which only floating point can be, and of one dtype in a "
-            "group; bytes crash or train to NaN (accelerate#3983)",
-            f"quant_storage {o.dtype}, or zero2",
+            "qlora with fsdp2",
+            "fully_shard makes plain tensors of the pieces, without the scales that belong to 4-bit weights, and of "
+            "weights that lie in bytes none at all (accelerate#3874, #3983)",
+            "zero2 with qlora (each rank holds the base, which is small at 4 bits), or fsdp2 with lora",
         )
     if o.offload == "parameters":
         yield Refusal(
@@ -138,7 +138,9 @@ def _family(o: PlanOptions, model_type: str) -> Iterator[Refusal]:
 def _ranks(o: PlanOptions, there: Hardware) -> Iterator[Refusal]:
     if o.strategy == "one" and o.ranks > 1:
         yield Refusal(
-            f"strategy one with {o.ranks} ranks", "one GPU has one process", "zero2, zero3 or fsdp2, or 1 rank"
+            f"strategy one with {o.ranks} ranks",
+            "one GPU has one process" if there.gpus else "it is one process",
+            "zero2, zero3 or fsdp2, or 1 rank" if there.gpus else "zero2 or zero3, or 1 rank",
         )
     if o.strategy == "fsdp2" and o.ranks == 1:
         yield Refusal("fsdp2 with 1 rank", "there is nobody to share with", "strategy one, or more ranks")

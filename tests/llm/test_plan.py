@@ -184,19 +184,26 @@ def test_an_8_bit_optimizer_keeps_two_bytes_and_a_paged_one_none() -> None:
 
 def test_the_table_has_all_pairs_and_says_which_are_refused() -> None:
     found = table(config_of("llama", **SIZE), PlanOptions(card="A100-40", batch_tokens=128), ranks=4)
-    assert len(found.plans) == 11 and [name for name, _ in found.refused] == ["qlora, zero3"]
+    assert len(found.plans) == 10 and [name for name, _ in found.refused] == ["qlora, zero3", "qlora, fsdp2"]
     lines = str(found).splitlines()
     assert lines[0].split() == [
         "method", "strategy", "weights", "gradients", "optimizer", "activations", "logits", "total", "fits",
     ]  # fmt: skip
     assert lines[1].startswith("full    one") and lines[2].startswith("full    zero2 × 4")
-    assert all(line.endswith("yes") for line in lines[1:12])
+    assert all(line.endswith("yes") for line in lines[1:11])
 
 
 def test_a_plan_prints_its_sizes() -> None:
     text = str(plan(LARGE, PlanOptions(card="H200", batch_tokens=2048)))
     assert "weights" in text and "15.1" in text and "GiB" in text and "MiB" in text
     assert [size_text(size) for size in (0, 2048, 3 * 2**20, 5 * 2**30)] == ["0", "2.0 KiB", "3.00 MiB", "5.00 GiB"]
+
+
+def test_on_a_cpu_it_speaks_of_no_gpu() -> None:
+    shared = PlanOptions(card="cpu", strategy="zero2", ranks=2, dtype="float32", offload="optimizer", batch_tokens=64)
+    text = str(plan(config_of("llama", **SIZE), shared))
+    assert "CUDA" not in text and "GPU" not in text
+    assert "the interpreter and its libraries come on top" in text and "offloaded: the same memory on a CPU" in text
 
 
 def test_what_has_no_configuration_is_refused(tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ TWO: dict[str, Any] = {"ranks": 2, "card": "H100"}
 
 BAD = {
     "qlora with zero3": ({"method": "qlora", "strategy": "zero3", **TWO}, "peft#1418", {"strategy": "zero2"}),
-    "qlora with fsdp2 in bytes": (
-        {"method": "qlora", "strategy": "fsdp2", **TWO}, "accelerate#3983", {"quant_storage": "bfloat16"},
-    ),
+    "qlora with fsdp2": ({"method": "qlora", "strategy": "fsdp2", **TWO}, "accelerate#3874", {"strategy": "zero2"}),
     "int8 with fsdp2": (
         {"method": "qlora", "quant": "int8", "strategy": "fsdp2", **TWO}, "bytes", {"strategy": "zero2"},
     ),
@@ -38,6 +36,8 @@ BAD = {
     ),
     "float16 on a CPU": ({"card": "cpu", "dtype": "float16"}, "no loss scaling", {"dtype": "float32"}),
     "one GPU, two ranks": ({"ranks": 2, "card": "H100"}, "one GPU has one process", {"strategy": "zero2"}),
+    "one process, two ranks on a CPU": ({"ranks": 2, "card": "cpu", "dtype": "float32"}, "it is one process",
+                                        {"strategy": "zero2"}),
     "fsdp2 alone": ({"strategy": "fsdp2", "card": "H100"}, "nobody to share with", {"strategy": "one"}),
     "zero3 alone": ({"strategy": "zero3", "card": "H100"}, "nobody to share with", {"offload": "parameters"}),
     "offload without DeepSpeed": ({"offload": "optimizer", "card": "H100"}, "strategy one", {"strategy": "zero2"}),
