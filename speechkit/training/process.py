@@ -37,9 +37,12 @@ def import_notes_off() -> Iterator[None]:
 def random_state_kept() -> Iterator[None]:
     """The trainer seeds all generators of the process; the caller's go on as if it had not."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)

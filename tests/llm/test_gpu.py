@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_llms import tiny
 
 from speechkit.llm import apply_kernels, undo_kernels
+from speechkit.training.process import random_state_kept
 
 pytestmark = pytest.mark.gpu
 
@@ -30,6 +31,15 @@ WIDE = {
     "max_position_embeddings": 512,
 }
 LATENT = {"q_lora_rank": 64, "kv_lora_rank": 64, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64, "v_head_dim": 64}
+
+
+def test_random_numbers_of_the_gpu_are_as_they_were() -> None:
+    torch.cuda.manual_seed(5)
+    wanted = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(5)
+    with random_state_kept():
+        torch.manual_seed(1)
+    assert torch.equal(torch.rand(3, device="cuda"), wanted)
 
 
 def model_of(kind: str, dtype: torch.dtype) -> Any:

@@ -66,6 +66,15 @@ def test_chosen_answers_become_likelier_than_rejected_ones(model: Path, tmp_path
         train_dpo(small(tmp_path, model), PAIRS)
 
 
+def test_columns_in_another_order_are_the_same_pairs(model: Path, tmp_path: Path) -> None:
+    turned = [{name: row[name] for name in ("rejected", "chosen", "prompt")} for row in PAIRS]
+    first, second = (
+        train_dpo(small(tmp_path / name, model, steps=2), rows) for name, rows in (("a", PAIRS), ("b", turned))
+    )
+    assert [point.loss for point in first.curve.points] == [point.loss for point in second.curve.points]
+    assert [point.reward for point in first.curve.points] == [point.reward for point in second.curve.points]
+
+
 def share(row: Row, answer: str) -> float:
     """Of the answer's letters those that the row asks for."""
     return sum(letter in row.extra["letters"] for letter in answer) / max(1, len(answer))
