@@ -57,7 +57,7 @@ def add_llm_finetune(commands: Any) -> None:
     add("--max-len", type=int, metavar="N", help="tokens of the longest row; longer ones are left out")
     add("--seed", type=int, metavar="N", help="of order and new weights")
     add("--no-resume", dest="resume", action="store_false", default=None, help="refuse to go on from a checkpoint")
-    add("--plan", type=int, metavar="N", help="print the memory that N GPUs need, and end")
+    add("--plan", type=int, metavar="N", help="print what each of N processes needs, one a GPU, and end")
     add("--strategy", metavar="S", help="of the plan: one, zero2, zero3 or fsdp2 (default: zero2 on several GPUs)")
     add("--card", metavar="C", help="of the plan: T4, L4, A100-40, A100-80, H100, H200, cpu (default: what is here)")
     add("--host", metavar="NAME", help="of the plan: the first of several machines, on which the processes meet")
@@ -98,11 +98,13 @@ def _finetune(arguments: argparse.Namespace) -> int:
 
     with quiet():
         from speechkit.llm.finetune import finetune
+        from speechkit.llm.ranks import leave
 
     printer.note(f"opening {config.model}")
     with _stop_by_signal() as stop:
         result = finetune(config, train, dev, on_point=printer if first else None, stop=stop)
     printer.result(result)
+    leave()
     if result.ending == "stopped":
         return STOPPED
     return DIVERGED if result.ending == "diverged" else OK

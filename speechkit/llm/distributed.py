@@ -181,6 +181,8 @@ def training_arguments_for(path: str | PathLike[str] | None, device: str = "auto
     this device has not, and for ranks that do not come; MissingExtra where DeepSpeed is not installed.
     """
     if path is None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each holds the whole model; gradients are averaged
+            _meet("nccl" if device.startswith("cuda") else "gloo")
         return {}
     try:
         settings = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -34,6 +34,7 @@ from speechkit.training.process import import_notes_off, random_state_kept
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from speechkit.llm.base import Base
     from speechkit.llm.batches import Batch, Batches
     from speechkit.llm.llm_config import LlmConfig
     from speechkit.llm.trainer import LlmTrainer
@@ -96,22 +97,23 @@ class _Run:
         set_seed(config.seed)  # of the adapter's weights
         self.base = open_base(config, self.device, *given)
         self.notes: list[str] = []
-        self.train, self.left_out = self._tokens(train, "training")
+        self.train, self.left_out = self._tokens(train, "training", lint=True)
         if not self.train:
-            raise DataError("none of the training rows can be used: " + "; ".join(self.notes[-3:]))
+            raise DataError("none of the training rows can be used: " + "; ".join(self.notes))
         self.dev, _ = self._tokens(dev, "kept-out")
         self.items = self._batches_of(self.train)
         self.kept_out = self._batches_of(self.dev) if self.dev else ()
         self.base = make_learn(self.base, config)  # last: a model that was given is not changed for a run that fails
         self.notes += self.base.notes
-        if self.strategy == "zero2" and self.device == "cpu" and config.method != "full":
-            from speechkit.llm.lora import unfuse
-
-            # On a CPU a short batch goes another way than a long one, and its gradients come in another order; ZeRO-2
-            # adds up what ranks have in the order in which it came.
-            unfuse(self.base.model)
 
     def go(self, on_point: Callable[[Point], None] | None, stop: Any) -> LlmResult:
+        """Raises PlanError, naming it, where another process of the run ends before its time."""
+        from speechkit.llm.ranks import join, lost_rank
+
+        with lost_rank(join()):  # they met when the settings were read
+            return self._trained(on_point, stop)
+
+    def _trained(self, on_point: Callable[[Point], None] | None, stop: Any) -> LlmResult:
         from speechkit.llm.base import mode_kept
         from speechkit.llm.trainer import LlmTrainer, Parts, arguments
         from speechkit.llm.watch import LlmWatch, Memory, Pace
@@ -161,8 +163,8 @@ class _Run:
         else:
             trainer.train(resume_from_checkpoint=str(self.folder.checkpoint(last)) if last else None)
 
-    def _tokens(self, rows: Any, what: str) -> tuple[tuple[Any, ...], int]:
-        """Tokens of the rows that can be used, and how many cannot."""
+    def _tokens(self, rows: Any, what: str, lint: bool = False) -> tuple[tuple[Any, ...], int]:
+        """Tokens of the rows that can be used, and how many cannot; with `lint` the template is looked at as well."""
         from speechkit.llm.data import tokenize
         from speechkit.llm.rows import Row, Rows, read_rows
 
@@ -170,6 +172,8 @@ class _Run:
             return (), 0
         of_ours = isinstance(rows, (list, tuple)) and all(isinstance(row, Row) for row in rows)
         read = Rows(tuple(rows), (), what) if of_ours else rows if isinstance(rows, Rows) else read_rows(rows)
+        if lint:
+            self.notes += _lint(self.base, read.rows)
         longest = min(self.config.max_len or self.config.batch_tokens, self.base.longest)
         report = tokenize(read.rows, self.base.tokenizer, longest)
         left = [(one.where, one.reason) for one in read.broken]
@@ -272,7 +276,6 @@ class _Run:
             fill=sum(item.useful for item in self.items) / computed,
             memory_mib=last.memory_mib if last else None,
             memory_of=watch.memory.what,
-            predicted_mib=None,
             precision=str(self.base.precision),
             train_rows=len(self.train),
             train_tokens=sum(len(row.input_ids) for row in self.train),
@@ -350,6 +353,20 @@ def _more_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _lint(base: Base, rows: Sequence[Any]) -> list[str]:
+    """What is wrong or doubtful about the chat template, where there are chats; a run goes on in spite of it.
+
+    Rows that it leaves without labels are left out, and a run without labels ends with an error.
+    """
+    from speechkit.llm.base import bare_of
+    from speechkit.llm.template_lint import NOTE, lint
+
+    if all(row.kind == "completion" for row in rows):
+        return []
+    found = lint(base.tokenizer, rows, generation_config=getattr(bare_of(base.model), "generation_config", None))
+    return [f"lint: {one}" for one in found.findings if one.level != NOTE]
 
 
 def _about_curve(watch: LlmWatch) -> list[str]:

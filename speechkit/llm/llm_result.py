@@ -55,7 +55,6 @@ class LlmResult:
     fill: float  # share of the tokens computed that was no padding
     memory_mib: float | None  # most that was in use
     memory_of: str  # what that is the memory of
-    predicted_mib: float | None  # by the plan, where one could be made
     precision: str  # and why
     train_rows: int
     train_tokens: int
@@ -96,8 +95,7 @@ class LlmResult:
     def _memory(self) -> list[str]:
         if self.memory_mib is None:
             return []
-        plan = "" if self.predicted_mib is None else f"; the plan said {self.predicted_mib:,.0f} MiB"
-        return [f"peak {self.memory_of}: {self.memory_mib:,.0f} MiB{plan}"]
+        return [f"peak {self.memory_of}: {self.memory_mib:,.0f} MiB"]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the curve, which has a file of its own, and without what was trained."""

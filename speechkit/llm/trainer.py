@@ -84,7 +84,7 @@ def arguments(config: LlmConfig, folder: RunFolder, updates: int, device: str, p
         per_device_eval_batch_size=1,
         gradient_accumulation_steps=config.accumulation,
         gradient_checkpointing=layers,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if layers else None,
+        gradient_checkpointing_kwargs={"use_reentrant": _reentrant(config, more)} if layers else None,
         learning_rate=config.learning_rate,
         max_grad_norm=config.max_grad_norm,
         bf16=precision == "bfloat16",
@@ -109,6 +109,15 @@ def arguments(config: LlmConfig, folder: RunFolder, updates: int, device: str, p
     # a notebook on a machine with several GPUs: not nn.DataParallel, which would cut a planned batch in pieces
     made._n_gpu = min(1, made.n_gpu)
     return made
+
+
+def _reentrant(config: LlmConfig, more: dict[str, Any]) -> bool:
+    """Under ZeRO-3 the other way finds adapters' weights in pieces when a layer is computed again (transformers#47254).
+
+    trl would set it by itself, with a warning.
+    """
+    stage = more.get("deepspeed", {}).get("zero_optimization", {}).get("stage")
+    return stage == 3 and config.method != "full"
 
 
 def _deepspeed_on_cpus() -> None:

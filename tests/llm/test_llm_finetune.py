@@ -285,6 +285,17 @@ def test_rows_without_anything_to_learn_are_refused(model: Path, tmp_path: Path)
         finetune(small(tmp_path, model), [])
 
 
+def test_what_is_wrong_with_the_template_is_among_the_notes(model: Path, tmp_path: Path) -> None:
+    mine, tokenizer = load_llm(model, device="cpu", dtype="float32")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
+    result = finetune(small(tmp_path, model, steps=1), TRAIN[:8], model=mine, tokenizer=tokenizer)
+    assert any(note.startswith("lint: error: no stop token: ") for note in result.notes)
+    assert "note: lint: error: no stop token: " in str(result)
+
+
 def test_a_file_of_settings_for_several_processes_that_is_none_is_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"lr": 1}')
     with pytest.raises(PlanError, match=r"holds neither DeepSpeed's settings .* nor those of FSDP"):
