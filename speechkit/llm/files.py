@@ -20,6 +20,8 @@ from speechkit.llm.quiet import quiet
 
 __all__ = ["Place", "find", "need_weights", "read_config", "read_json", "read_model", "read_tokenizer"]
 
+# what transformers raises for settings that cannot be
+BROKEN = (ArithmeticError, AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError)
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 
@@ -62,12 +64,16 @@ def find(source: registry.Source, revision: str | None = None, seen: tuple[str, 
 
 def read_config(folder: Path) -> Any:
     """transformers' configuration. Raises ModelError for one that it cannot read."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         with quiet():
-            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if isinstance(config.get_text_config(), dict):
+            raise ValueError(f"it has a part for text (text_config), which a {config.model_type} model has not")
+        return config
+    except (*BROKEN, StrictDataclassError) as error:
         raise ModelError(f"the configuration of {folder} cannot be read: {error}") from error
 
 
@@ -107,7 +113,7 @@ def read_model(folder: Path, config: Any, dtype: str, device: str, settings: Any
             f"the weights of {folder} do not fit {device} in {dtype}: load them in fewer bits (quant='nf4' takes a "
             f"quarter of 16 bits), free memory there, or choose device='cpu' ({error})"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+    except (*BROKEN, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"the weights of {folder} cannot be loaded: {error}") from error
     _check_report(report, folder)
     return model

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from speechkit.errors import ExportError, PlanError
+from speechkit.llm.lora_kernels import layers_of
 from speechkit.llm.merge_check import (
     NOTHING,
     Agreement,
@@ -77,6 +78,10 @@ def merge(
     """
     if not hasattr(model, "peft_config"):
         raise PlanError(f"{type(model).__name__} has no adapter to merge; give the model that add_lora returned")
+    if not any(layers_of(model)):
+        raise PlanError("it has no adapter within, for it was merged already; give merge what unmerge returns")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise PlanError(f"dtype is {dtype!r}; it can be torch.float32, torch.bfloat16, torch.float16 or None")
     if base is not None:
         return _onto(model, base, {"check": check, "dtype": dtype, "probe": probe, "keep": keep})
     inner = model.get_base_model()
@@ -99,12 +104,12 @@ def merge(
 
 
 def unmerge(merged: Any) -> Any:
-    """The peft model from which `merge` made this one, in place: the base's weights to the bit, the adapters as before.
+    """The peft model from which `merge` made this one, in place: the adapters as before, and the weights that merging
+    changed to the bit as they were; what training did to these since is lost, what it did to others stays.
 
-    Weights that were changed after merging are lost. Raises PlanError for a model that `merge` did not make, or made
-    with keep=False.
+    Raises PlanError for a model that `merge` did not make, or made with keep=False.
     """
-    undo = merged.__dict__.get(KEPT)
+    undo = getattr(merged, "__dict__", {}).get(KEPT)
     if undo is None:
         raise PlanError(f"{type(merged).__name__} was not merged here; unmerge takes the model that merge returned")
     if not undo.whole:
@@ -164,6 +169,8 @@ def _measured(model: Any, eight: bool) -> MergeReport:
         _tally(sums, weight, update.value, rounded)
         dtype = weight.dtype
     whole = _whole_modules(model)
+    if not sums.layers and not whole:
+        raise PlanError("no adapter is active, so that there is nothing to merge; choose one with set_adapter")
     if sums.largest < NOTHING and not whole:
         raise ExportError(
             "the adapter changes nothing: B is zero in all layers, as before training, so that the merged model would "
@@ -283,9 +290,19 @@ def _onto(model: Any, base: Any, more: dict[str, Any]) -> tuple[Any, MergeReport
 
 
 def _loaded(model: Any, base: str | os.PathLike[str], dtype: torch.dtype | None) -> nn.Module:
-    from transformers import AutoModelForCausalLM
+    """As load_llm loads it: any name, safetensors alone, no code of a repository, none of its weights missing."""
+    from speechkit.llm import registry
+    from speechkit.llm.files import find, read_config, read_model
+    from speechkit.llm.repairs import grow
 
-    kind: Any = type(model.get_base_model())
-    loader = kind if hasattr(kind, "from_pretrained") and kind.__module__.startswith("transformers.") else None
-    found: nn.Module = (loader or AutoModelForCausalLM).from_pretrained(str(base), dtype=dtype or "auto")
-    return found.eval()
+    place = find(registry.resolve(base))
+    if place.adapter is not None:
+        raise PlanError(f"base is {str(base)!r}, an adapter itself; name the model that both were made for")
+    config = read_config(place.base)
+    name = str(dtype or getattr(config, "dtype", None) or torch.bfloat16).removeprefix("torch.")
+    found: Any = read_model(place.base, config, name, str(next(model.parameters()).device))
+    rows = model.get_base_model().get_input_embeddings().weight.shape[0]
+    if rows > found.get_input_embeddings().weight.shape[0]:
+        grow(found, rows)  # as load_llm did for a pad
+    made: nn.Module = found.eval()
+    return made

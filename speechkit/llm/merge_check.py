@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from speechkit.errors import ExportError
+from speechkit.errors import ExportError, PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,6 +99,11 @@ def probe_of(model: Any, probe: Mapping[str, torch.Tensor] | torch.Tensor | None
         count = ROWS * LENGTH
         probe = (torch.arange(count) * 7919 + 11).remainder(config.vocab_size).view(ROWS, LENGTH)
     given = {"input_ids": probe} if isinstance(probe, torch.Tensor) else dict(probe)
+    ids = given.get("input_ids")
+    if ids is not None and (ids.dim() != 2 or ids.is_floating_point() or not ids.numel()):
+        raise PlanError(
+            f"probe is {str(ids.dtype)[6:]} of shape {tuple(ids.shape)}; it is tokens (B, S), whole numbers"
+        )
     return {name: value.to(device) for name, value in given.items() if name != "labels"}
 
 

@@ -1,7 +1,9 @@
 """Weights in few bits: which kind a device can do, and the settings transformers loads it with.
 
 In: "nf4", "int8", "fp8" or None, a device and its hardware. Out: a `Quant` with its reason. Only linear layers are
-quantised, the head and the embeddings are not; an adapter trains on top of each kind.
+quantised, the head and the embeddings are not; an adapter trains on top of each kind. On a CPU with AVX512-BF16
+bitsandbytes fetches a compiled product for 4 bits from the Hub (kernels-community) and runs it, when it is imported;
+HF_HUB_OFFLINE=1 keeps it from that, and nothing here needs it.
 """
 
 from __future__ import annotations

@@ -151,7 +151,8 @@ def family_of(config: Any) -> Family | None:
     kinds = [str(_get(one, "model_type") or "") for one in (text, config)]
     for kind in kinds:
         rows = [family for family in FAMILIES if kind in family.model_types]
-        size = int(_get(text, "vocab_size") or 0)
+        told = _get(text, "vocab_size")
+        size = told if isinstance(told, int) else 0
         found = [family for family in rows if size >= family.vocabulary_from]
         if found:
             return max(found, key=lambda family: family.vocabulary_from)

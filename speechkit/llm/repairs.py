@@ -15,7 +15,7 @@ from speechkit.llm.chat import BREAKS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["end_of_turn", "repair"]
+__all__ = ["end_of_turn", "grow", "repair"]
 
 # what vocabularies hold for padding or keep in reserve; tokens with a meaning of their own are the last choice
 PADS = (
@@ -31,7 +31,7 @@ def repair(model: Any, tokenizer: Any, stops: Sequence[str] = ()) -> tuple[str, 
     done = [*_begin(model, tokenizer), *_end(model, tokenizer, stops), *_pad(model, tokenizer, stops)]
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        _grow(model, len(tokenizer))
+        grow(model, len(tokenizer))
         done.append(f"the tokenizer has {len(tokenizer):,} tokens, the model had rows for {rows:,}: rows added")
     return tuple(done)
 
@@ -114,13 +114,13 @@ def _pad(model: Any, tokenizer: Any, stops: Sequence[str]) -> Iterator[str]:
     tokenizer.add_special_tokens({"pad_token": NEW_PAD})
     rows = model.get_input_embeddings().weight.shape[0]
     if grown := tokenizer.pad_token_id >= rows:
-        _grow(model, len(tokenizer))
+        grow(model, len(tokenizer))
     _set_pad(model, tokenizer.pad_token_id)
     room = "one row added to the embeddings" if grown else "the embeddings had a free row"
     yield f"{why}: {_shown(tokenizer, tokenizer.pad_token_id)} was added ({room})"
 
 
-def _grow(model: Any, size: int) -> None:
+def grow(model: Any, size: int) -> None:
     """New rows are the mean of the others: neither likely nor unlikely."""
     import torch
 

@@ -21,7 +21,6 @@ from tiny_tokens import VOCABULARY, tokenizer
 from tiny_vision import tiny_vision
 
 import speechkit
-from speechkit import demo
 from speechkit.errors import ModelError, PlanError
 from speechkit.llm import apply_kernels, explain, load_llm, undo_kernels
 from speechkit.llm.load import loaded
@@ -338,9 +337,28 @@ def test_a_model_of_another_kind_is_told_apart_by_its_files(tmp_path: Path) -> N
         load_llm(tmp_path)
 
 
-@pytest.mark.skipif(not demo.chat_models(), reason="no language model is embedded")
 def test_the_embedded_model_is_the_default_and_needs_no_repair() -> None:
     model, tokens = load_llm(device="cpu")
     told = loaded(model)
     assert told is not None and told.source.name == "demo/chat" and told.repairs == ()
     assert tokens.chat_template and explain(model).counts["norms"] > 0
+    asked = [{"role": "user", "content": "What is 3 plus 4?"}]
+    ids = tokens.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    said = model.generate(**ids, max_new_tokens=16, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    assert tokens.decode(said, skip_special_tokens=True).strip() and int(said[-1]) == tokens.eos_token_id, "it ends"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"vocab_size": "x"}, {"num_attention_heads": 0}, {"text_config": {"model_type": "llama"}},
+     {"quantization_config": {"quant_method": "torchao", "quant_type": "int4_weight_only"}}],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_transformers_stumbles_over_are_a_model_error(
+    wrong: dict[str, Any], llama: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(llama, tmp_path / "wrong")
+    path = tmp_path / "wrong" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
+    with pytest.raises(ModelError, match=r"(configuration|weights) of .*wrong cannot be (read|loaded): "):
+        load_llm(tmp_path / "wrong", device="cpu")

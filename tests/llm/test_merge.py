@@ -309,3 +309,51 @@ def test_coarser_numbers_and_deeper_models_are_allowed_more() -> None:
     assert tolerance_of(torch.float32, 2) < tolerance_of(torch.float16, 2) < tolerance_of(torch.bfloat16, 2)
     assert tolerance_of(torch.bfloat16, 32) == pytest.approx(4 * tolerance_of(torch.bfloat16, 2))
     assert tolerance_of(torch.bfloat16, 32) < 0.1
+
+
+def test_merging_twice_without_an_adapter_or_in_no_dtype_is_refused() -> None:
+    model = adapted()
+    given: dict[str, Any]
+    for given, said in (
+        ({"dtype": "float16"}, "dtype is 'float16'; it can be"),
+        ({"probe": torch.tensor([[1.5]])}, r"probe is float32 of shape \(1, 1\); it is tokens"),
+        ({"probe": torch.tensor([1, 2])}, r"probe is int64 of shape \(2,\)"),
+    ):
+        with pytest.raises(PlanError, match=said):
+            merge(model, **given)
+    model.base_model.disable_adapter_layers()
+    with pytest.raises(PlanError, match="no adapter is active"):
+        merge(model)
+    model.base_model.enable_adapter_layers()
+    merged, _ = merge(model)
+    with pytest.raises(PlanError, match="merged already; give merge what unmerge returns"):
+        merge(model)
+    again, _ = merge(add_lora(merged, RANDOM))
+    assert again is merged, "a second adapter on a merged model is merged as the first was"
+    with pytest.raises(PlanError, match="NoneType was not merged here"):
+        unmerge(None)
+
+
+def test_training_after_merging_is_lost_where_merging_wrote_and_stays_elsewhere() -> None:
+    before = weights(tiny("llama"))
+    merged, _ = merge(adapted())
+    with torch.no_grad():
+        merged.model.layers[0].self_attn.q_proj.weight.add_(1)
+        merged.model.norm.weight.add_(1)
+    back = unmerge(merged).get_base_model()
+    written = back.model.layers[0].self_attn.q_proj.base_layer.weight
+    assert torch.equal(written, before["model.layers.0.self_attn.q_proj.weight"])
+    assert torch.equal(back.model.norm.weight, before["model.norm.weight"] + 1)
+
+
+def test_a_base_to_merge_onto_is_read_as_load_llm_reads_it(tmp_path: Path) -> None:
+    tiny("llama").save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").unlink()
+    torch.save(tiny("llama").state_dict(), tmp_path / "base" / "pytorch_model.bin")
+    for base, said in (
+        (tmp_path / "base", "holds pickled weights only, which can run code"),
+        ("demo/chatt", "unknown embedded language model 'demo/chatt'"),
+        (tmp_path / "nowhere", "does not exist"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            merge(adapted(), base=base)
