@@ -1,7 +1,7 @@
 """Language models' runs in miniature: chats about sums, a model folder, a script for runs in processes of their own.
 
 No module to importlib mode: a test puts this folder on its path. Run as a script it is one run:
-`python tiny_llm_runs.py CONFIG.json [--kill-at STEP] [--limit BYTES]`, under torchrun too.
+`python tiny_llm_runs.py CONFIG.json [--kill-at STEP] [--gone-at STEP] [--limit BYTES]`, under torchrun too.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--kill-at", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="bytes that a file may have, from the first checkpoint on")
+    parser.add_argument("--gone-at", type=int, default=0, help="of two processes the second ends here, without a word")
     options = parser.parse_args()
     import torch
 
@@ -88,8 +89,16 @@ def main() -> None:
         if options.limit and point.step >= 4:
             resource.setrlimit(resource.RLIMIT_FSIZE, (options.limit, resource.RLIM_INFINITY))
 
+    steps = iter(range(1, 1000))
+
+    def stop() -> bool:
+        """Asked by every process after every update."""
+        if next(steps) == options.gone_at and os.environ.get("RANK") == "1":
+            os._exit(7)
+        return False
+
     config = LlmConfig.load(options.config)
-    print(finetune(config, chats(48), chats(8, first=100), on_point=watch))
+    print(finetune(config, chats(48), chats(8, first=100), on_point=watch, stop=stop))
 
 
 if __name__ == "__main__":

@@ -63,8 +63,6 @@ def train(strategy: str, out: Path) -> None:
     losses = []
     for step in range(STEPS):
         with lost_rank(ranks):
-            if os.environ.get("DIES_AT") == f"{rank}:{step}":
-                os._exit(7)
             loss = (engine or model)(**batch(step, rank, size), use_cache=False).loss
             if engine is not None:
                 engine.backward(loss)
