@@ -117,12 +117,13 @@ def _packing(q: torch.Tensor, k: torch.Tensor, rest: dict[str, Any]) -> Packing 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _documents(source: torch.Tensor, told: bool) -> Packing | None:
     """From `cu_seq_lens_q` where `told`, otherwise from position_ids (1, S)."""
-    if _LAST[0]() is source and _LAST[1] == source._version:
+    version = -1 if source.is_inference() else source._version  # under inference_mode tensors have none
+    if version >= 0 and _LAST[0]() is source and _LAST[1] == version:
         return _LAST[2]
     ends: torch.Tensor | None = source
     if not told:
         starts = (source[0] == 0).nonzero().flatten().to(torch.int32)
         ends = torch.cat([starts, starts.new_tensor([source.shape[1]])]) if len(starts) and not starts[0] else None
     packing = Packing.of(ends.to(torch.int32)) if ends is not None and len(ends) > 2 else None
-    _LAST[:] = [weakref.ref(source), source._version, packing]
+    _LAST[:] = [weakref.ref(source), version, packing]
     return packing

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from speechkit.device import Choice
     from speechkit.llm.llm_config import LlmConfig
 
-__all__ = ["Base", "bare_of", "make_learn", "mode_kept", "open_base", "options_of"]
+__all__ = ["Base", "bare_of", "forward_kept", "make_learn", "mode_kept", "open_base", "options_of"]
 
 SAMPLE = 64  # numbers of each tensor that its digest is of
 
@@ -184,6 +184,19 @@ def _digest(model: Any) -> str:
         digest.update(f"{name.replace('base_model.model.', '').replace('base_layer.', '')} {weight.numel()}".encode())
         digest.update(plain.contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+@contextmanager
+def forward_kept(model: Any) -> Iterator[None]:
+    """The model's own forward afterwards: accelerate leaves one behind that computes in the run's half precision."""
+    before = model.__dict__.get("forward")
+    try:
+        yield
+    finally:
+        model.__dict__.pop("_original_forward", None)
+        model.__dict__.pop("forward", None)
+        if before is not None:
+            model.__dict__["forward"] = before
 
 
 @contextmanager

@@ -114,7 +114,7 @@ class _Run:
             return self._trained(on_point, stop)
 
     def _trained(self, on_point: Callable[[Point], None] | None, stop: Any) -> LlmResult:
-        from speechkit.llm.base import mode_kept
+        from speechkit.llm.base import forward_kept, mode_kept
         from speechkit.llm.trainer import LlmTrainer, Parts, arguments
         from speechkit.llm.watch import LlmWatch, Memory, Pace
 
@@ -135,7 +135,7 @@ class _Run:
             made = arguments(self.config, self.folder, limit, self.device, self.base.precision.value, **self.more)
         parts = Parts(self.config, model, tokenizer, batches, self.kept_out, self.folder, watch, _fused_loss(model))
         parts.strategy = self.strategy
-        with mode_kept(model), differentiable(model) as rearranged, _no_cpu_flag(self.strategy):
+        with forward_kept(model), mode_kept(model), differentiable(model) as rearranged, _no_cpu_flag(self.strategy):
             if rearranged:
                 self.notes.append(f"{rearranged} 4-bit weights had been rearranged by bitsandbytes and were put back")
             trainer = LlmTrainer.of(parts, made)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,21 @@ class Table:
     __repr__ = __str__
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the remarks of packages that are imported on the way; bitsandbytes looks for a kernel on the Hub."""
+    from speechkit.llm.quiet import quiet
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with quiet():
+            yield
+    finally:
+        logging.disable(before)
+
+
+@_silent()
 def plan(model: Any, options: PlanOptions | None = None, *, hardware: Hardware | None = None) -> Plan:
     """Memory of each rank, without allocating any.
 
@@ -128,6 +144,7 @@ def _plan(config: Any, options: PlanOptions, hardware: Hardware | None, suggest:
     )  # fmt: skip
 
 
+@_silent()
 def table(model: Any, options: PlanOptions | None = None, *, ranks: int = 8, hardware: Hardware | None = None) -> Table:
     """Every method under every strategy, as far as they work; `ranks` is for those that need several."""
     options = options or PlanOptions()

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_llms import tiny
 
+from speechkit.llm import apply_kernels
 from speechkit.llm import attention as ours
 
 KINDS = ["llama", "qwen3", "gemma2", "gemma3_text", "phi3"]
@@ -111,3 +112,13 @@ def test_dropout_is_refused() -> None:
     model.model.layers[0].self_attn.attention_dropout = 0.1
     with pytest.raises(ValueError, match="has no dropout: set attention_dropout to 0"):
         model(input_ids=torch.tensor([[3, 4, 5]]))
+
+
+def test_inference_mode_whose_tensors_have_no_version_gives_the_same_logits() -> None:
+    model, ids = tiny("llama"), torch.arange(3, 12)[None]
+    wanted = model(ids).logits.detach()
+    apply_kernels(model)
+    with torch.inference_mode():
+        found = [model(row).logits.clone() for row in (ids.clone(), ids.clone())]
+    for one in found:
+        torch.testing.assert_close(one.clone(), wanted, atol=1e-5, rtol=1e-5)
