@@ -48,8 +48,8 @@ PROFILE = "offline"  #@param ["offline", "hub"]
 HUB_MODEL = "Qwen/Qwen3-0.6B"  #@param ["Qwen/Qwen3-0.6B", "meta-llama/Llama-3.2-1B-Instruct"] {allow-input: true}
 DATA = ""  #@param {type:"string"}
 METHOD = "lora"  #@param ["lora", "qlora", "full"]
-STEPS = 160  #@param {type:"slider", min:20, max:1000, step:20}
-LEARNING_RATE = 0.002  #@param {type:"number"}
+STEPS = 400  #@param {type:"slider", min:20, max:1000, step:20}
+LEARNING_RATE = 0.0015  #@param {type:"number"}
 PROFILE = os.environ.get("SPEECHKIT_PROFILE", PROFILE)
 MODEL = {"offline": "demo/chat", "hub": HUB_MODEL}[PROFILE]
 print(f"profile {PROFILE}: {MODEL}, {METHOD}, {STEPS} steps, data {DATA or 'made up'}")
@@ -83,7 +83,7 @@ for question, answer in zip(asked, answers(model, tokenizer, [[{"role": "user", 
 # ## The new task
 #
 # Pilots read a controller's instruction back: the action first, in their own words, the call sign last. The rows are made
-# up here; three in ten are old dialogues, mixed in so that old skills are not lost, and one row is broken on purpose. The
+# up here; one in three is an old dialogue, mixed in so that old skills are not lost, and one row is broken on purpose. The
 # test has call signs and numbers that training never meets.
 
 # %%
@@ -94,7 +94,7 @@ from speechkit.demo.readback import write_readback
 from speechkit.llm.rows import read_rows
 
 work = Path(tempfile.mkdtemp())
-task = write_readback(work / "data")
+task = write_readback(work / "data", train=1500, rehearsal=0.5)
 rows = read_rows(DATA or task.train)
 print(*task.test.read_text().splitlines()[:2], sep="\n")
 rows
@@ -192,8 +192,8 @@ from speechkit.llm.llm_config import LlmConfig
 from speechkit.widgets.metrics import LiveMetrics
 
 config = LlmConfig(
-    model=MODEL, folder=str(work / "tuned"), method=METHOD, rank=16, alpha=32, steps=STEPS, minutes=8, seed=1,
-    learning_rate=LEARNING_RATE, batch_tokens=1024, max_len=256, eval_every=STEPS // 4, log_every=5,
+    model=MODEL, folder=str(work / "tuned"), method=METHOD, rank=16, alpha=32, steps=STEPS, minutes=6, seed=1,
+    learning_rate=LEARNING_RATE, decay=0.7, batch_tokens=1024, max_len=256, eval_every=STEPS // 4, log_every=10,
 )
 with LiveMetrics(STEPS, f"{MODEL} learns to read back") as live:
     tuned = finetune(config, rows, read_rows(task.dev), on_point=live.add, stop=live)
@@ -202,7 +202,7 @@ print(tuned)
 # %% [markdown]
 # ## After: what it gained, and what it lost
 #
-# The same questions, the same judge. The old skills had three rows in ten of the training; without them they fade first
+# The same questions, the same judge. The old skills had one row in three of the training; without them they fade first
 # where the new task is most like them.
 
 # %%
@@ -254,7 +254,7 @@ import math
 
 assert linted.ok and agreement.ok
 assert math.isfinite(tuned.loss) and tuned.dev_loss < tuned.dev_loss_before
-if MODEL == "demo/chat" and not DATA and METHOD != "full" and STEPS >= 160:
+if MODEL == "demo/chat" and not DATA and METHOD != "full" and STEPS >= 400:
     assert len(rows.broken) == 1
     assert before["readback"].share <= 0.05 and after["readback"].share >= 0.9 and again.share >= 0.9
     assert after["old skills"].share >= before["old skills"].share - 0.1

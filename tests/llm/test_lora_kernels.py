@@ -241,7 +241,8 @@ def test_it_is_taken_out_and_put_in_again_beside_other_kernels(products: list[in
     expected = adapted(kernels=False)(IDS).logits
     applied = apply_kernels(model)
     assert unfuse(model) == 14 and fused(model).left == {"not asked for": 14}
-    assert apply_kernels(model).counts == applied.counts, "the others stay"
+    others = {kind: count for kind, count in applied.counts.items() if kind != "low-rank updates"}
+    assert others and apply_kernels(model).counts == others, "the others stay"
     model(IDS)
     assert not products
     assert fuse(model).fused == 14 == fuse(model).fused
