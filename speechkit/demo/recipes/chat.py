@@ -52,7 +52,7 @@ class Recipe:
 
     dialogues: int = 260_000  # drawn for training; gone through as often as the steps need
     vocabulary: int = 1024  # tokens, bytes and special ones included
-    steps: int = 4000
+    steps: int = 6500
     batch_tokens: int = 4096  # of one step, padding included
     learning_rate: float = 3e-3
     warmup_steps: int = 100
