@@ -22,7 +22,7 @@ FOLDER = demo.model_path("chat")
 
 @pytest.fixture(scope="module")
 def model() -> tuple:
-    return load_llm("demo/chat", device="cpu", dtype="float32")
+    return load_llm("demo/chat", device="cpu", dtype="float32", kernels=False)  # interpreted here, they are slow
 
 
 def test_it_is_a_llama_of_at_most_four_million_weights_and_eight_megabytes_whose_widths_suit_k_quants() -> None:
@@ -104,7 +104,7 @@ def test_the_recipe_trains_goes_on_and_publishes_a_folder_that_opens(tmp_path, m
     first = json.loads((tmp_path / "out" / "recipe.json").read_text())
     assert first["recipe"]["steps"] == 2 and set(first["results"]) == set(SHARES)
     chat.main([*small, "--dialogues", "300", "--steps", "3", "--vocabulary", "300"])  # from the files made before
-    network, tokenizer = load_llm(tmp_path / "out", device="cpu")
+    network, tokenizer = load_llm(tmp_path / "out", device="cpu", kernels=False)
     assert network.num_parameters() < 4_000_000 and isinstance(answers(network, tokenizer, [[
         {"role": "user", "content": "hello"}]], 4)[0], str)  # fmt: skip
 
