@@ -247,7 +247,7 @@ print(sorted(path.name for path in (work / "merged").iterdir()))
 
 # %% [markdown]
 # Everything above as assertions: a row that was broken on purpose is found and nothing else is lost, packing changes
-# nothing, and of the embedded model also that it learnt the task and kept what it knew.
+# nothing, and of the embedded model also that it learnt the task and kept what it knew, where all steps were made in time.
 
 # %%
 import math
