@@ -9,9 +9,9 @@
 # rows without padding and without letting one see another, ask what a run would need on your GPUs, teach the model a task
 # that it fails at, watch it learn, measure what it gained and what it forgot, and merge the adapter with proof.
 #
-# *Time: about four minutes on two CPU cores. It works offline, with the embedded chat model of 3.4 million weights; with
-# one word in the Config the same cells train a model of the Hub, for which you want a GPU (a T4 will do up to 1.5 thousand
-# million weights with `METHOD = "qlora"`).*
+# *Time: about two minutes on two CPU cores. It works offline, with the embedded chat model of 3.4 million weights; with
+# one word in the Config the same cells train a model of the Hub, for which you want a GPU: the plan below says what fits on
+# which card.*
 
 # %% [markdown]
 # ## Setup
