@@ -12,6 +12,12 @@ QUIET := PYTHONWARNINGS="ignore:Editable installation"
 # Python's own start-up hook in tests/plugins refuses connections beyond this machine, in subprocesses and kernels too
 OFFLINE := PYTHONPATH="$(CURDIR)/tests/plugins" SPEECHKIT_BLOCK_NETWORK=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
+# A process for each core, at most four, of one thread each: threads that wait for one another spin, which costs tenfold
+# where the cores are shared. A file of tests goes to one process; tests/plugins/stages.py has the order. What does not
+# end by itself ends as a failure that shows where it stood.
+WORKERS := --timeout=1800 --timeout-method=thread -n logical --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
 .PHONY: help demo test lint format notebooks bench sync set-repo clean
 
 help:
@@ -46,7 +52,7 @@ demo: $(VENV)/.stamp-demo
 
 # one pytest run, so that its last line counts everything: ruff and mypy first, then the tests with notebooks and browser
 test: $(VENV)/.stamp-test
-	@$(OFFLINE) $(BIN)/python -m pytest -p stages --durations=15 tests $(ARGS)
+	@$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -p stages --durations=15 $(WORKERS) tests $(ARGS)
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check .
@@ -58,7 +64,7 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff format .
 
 notebooks: $(VENV)/.stamp-test
-	@$(OFFLINE) $(BIN)/python -m pytest -p stages tests/notebooks $(ARGS)
+	@$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -p stages $(WORKERS) tests/notebooks $(ARGS)
 
 bench: $(VENV)/.stamp-test
 	@set -e; for file in kernels/bench/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done

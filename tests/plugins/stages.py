@@ -1,4 +1,4 @@
-"""A pytest plugin (`-p stages`): lint first, browser last, and the time of each just before the last line.
+"""A pytest plugin (`-p stages`): the order of the stages, what one of several processes takes at a time, and their times.
 
 A stage is the first folder or file under tests/: `lint`, `asr`, `notebooks`, `browser`, …
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
 # quick answers first; what starts kernels, servers and browsers after everything they stand on
 RANK = {"lint": -1, "packaging": 1, "notebooks": 2, "browser": 3}
+ALONE = {
+    "lint",
+    "notebooks",
+}  # long tests that share nothing: one at a time, so that no process is left with all of them
 
 _seconds: defaultdict[str, float] = defaultdict(float)
 _counts: defaultdict[str, int] = defaultdict(int)
@@ -26,8 +28,16 @@ def stage_of(nodeid: str) -> str:
     return PurePosixPath(inner[0]).stem.removeprefix("test_") if inner else nodeid
 
 
+def unit_of(nodeid: str) -> str:
+    """What pytest-xdist hands to one process whole: a file, for its fixtures are made once; of ALONE each test."""
+    return nodeid if stage_of(nodeid) in ALONE else nodeid.split("::", maxsplit=1)[0]
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: RANK.get(stage_of(item.nodeid), 0))  # stable: the order within a stage stays
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(unit_of(item.nodeid)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

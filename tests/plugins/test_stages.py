@@ -1,4 +1,4 @@
-"""The stage of a test is the first folder or file under tests/."""
+"""The stage of a test is the first folder or file under tests/; what one process takes at a time is a file."""
 
 import importlib.util
 from pathlib import Path
@@ -22,3 +22,16 @@ SPEC.loader.exec_module(stages)
 )
 def test_stage_of(nodeid: str, stage: str) -> None:
     assert stages.stage_of(nodeid) == stage
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "unit"),
+    [
+        ("tests/asr/test_batch.py::test_x", "tests/asr/test_batch.py"),
+        ("tests/asr/test_batch.py::TestMany::test_y[a::b]", "tests/asr/test_batch.py"),
+        ("tests/notebooks/test_run.py::test_z[01]", "tests/notebooks/test_run.py::test_z[01]"),
+        ("tests/test_lint.py::test_static_check[mypy]", "tests/test_lint.py::test_static_check[mypy]"),
+    ],
+)
+def test_unit_of(nodeid: str, unit: str) -> None:
+    assert stages.unit_of(nodeid) == unit
