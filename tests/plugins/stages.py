@@ -1,4 +1,4 @@
-"""A pytest plugin (`-p stages`): the order of the stages, what one of several processes takes at a time, and their times.
+"""A pytest plugin (`-p stages`): the order of stages, what one of several processes takes at a time, and their times.
 
 A stage is the first folder or file under tests/: `lint`, `asr`, `notebooks`, `browser`, …
 """
@@ -12,7 +12,7 @@ import pytest
 
 # quick answers first; what starts kernels, servers and browsers after everything they stand on
 RANK = {"lint": -1, "packaging": 1, "notebooks": 2, "browser": 3}
-ALONE = {
+ALONE = {"lint", "notebooks"}  # long tests that share nothing: no process is left with all of them at the end
     "lint",
     "notebooks",
 }  # long tests that share nothing: one at a time, so that no process is left with all of them
