@@ -13,9 +13,6 @@ import pytest
 # quick answers first; what starts kernels, servers and browsers after everything they stand on
 RANK = {"lint": -1, "packaging": 1, "notebooks": 2, "browser": 3}
 ALONE = {"lint", "notebooks"}  # long tests that share nothing: no process is left with all of them at the end
-    "lint",
-    "notebooks",
-}  # long tests that share nothing: one at a time, so that no process is left with all of them
 
 _seconds: defaultdict[str, float] = defaultdict(float)
 _counts: defaultdict[str, int] = defaultdict(int)
