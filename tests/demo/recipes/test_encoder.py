@@ -118,8 +118,10 @@ def test_speech_is_as_long_as_asked_for_and_said_again_the_same_way() -> None:
     assert sum(map(len, clips)) / 16_000 >= 0.004 * 3600
     assert all(0 < len(clip) <= 15 * 16_000 and np.abs(clip).max() <= 1 for clip in clips)
     again = list(synthetic_speech(0.004, seed=3, codes=("pl", "ko")))
-    # espeak-ng draws the noise of breathy voices by itself; what is said, by whom and how fast is ours
-    assert [len(clip) for clip in clips] == [len(clip) for clip in again]
+    # espeak-ng draws the noise of breathy voices by itself, and where it fades away a clip is cut, give or take a few
+    # samples; what is said, by whom and how fast is ours
+    assert len(clips) == len(again)
+    assert max(abs(len(one) - len(other)) for one, other in zip(clips, again, strict=True)) <= 160
 
 
 def test_a_run_from_nothing_is_published_with_card_and_recipe(
