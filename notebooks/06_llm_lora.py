@@ -165,14 +165,15 @@ agreement
 #
 # What would this need, and would it fit? The plan goes through one step with tensors that have a shape and no memory, for
 # the model at hand or for one of any size, and refuses pairs that are known not to work, with the reason. Here: this run, and
-# a model of 1.2 thousand million weights on two cards of 15 GiB, in every way there is.
+# a model of 1.2 thousand million weights on two cards of 15 GiB, in every way there is. A line is the moment of the peak:
+# where that is the optimizer's step, activations and logits are gone.
 
 # %%
 from transformers import LlamaConfig
 
 from speechkit.llm.plan import PlanOptions, plan, table
 
-print(plan(model.config, PlanOptions(method=METHOD, batch_tokens=1024)))
+print(plan(model.config, PlanOptions(method=METHOD, batch_tokens=1024, dtype=str(model.dtype).removeprefix("torch."))))
 large = LlamaConfig(
     vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
     num_key_value_heads=8,

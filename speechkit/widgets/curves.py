@@ -26,7 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 WIDE, TALL = 300, 130  # of a chart; its plot keeps LEFT for the numbers, FOOT for the steps
-LEFT, RIGHT, TOP, FOOT = 46, 8, 8, 18
+LEFT, RIGHT, TOP, FOOT = 58, 8, 8, 18
 KEPT = 160  # points of a series that are drawn: more than a chart has pixels to tell apart
 LOG_FROM = 30.0  # a loss that falls by more than this is drawn on a logarithmic scale
 PACE_S = 30.0  # seconds over which the pace is measured

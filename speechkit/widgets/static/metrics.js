@@ -3,7 +3,7 @@
 const HEARD_MS = 1500; // the kernel answers later than this: it is busy with the cell, so interrupt it where we can
 const HINT_MS = 6000; // and later than this: say what the reader can do
 const QUIET_S = 10; // no news for so long: say for how long, so that a slow step is told from a dead one
-const WIDE = 300, TALL = 130, LEFT = 46, RIGHT = 8, FOOT = 18; // as in curves.py
+const WIDE = 300, TALL = 130, LEFT = 58, RIGHT = 8, FOOT = 18; // as in curves.py
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
