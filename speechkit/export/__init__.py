@@ -1,4 +1,4 @@
-"""Exports that prove themselves: GGUF, merged folders, Ollama and the Hub; nothing is called done before it is reloaded.
+"""Exports that prove themselves: GGUF, merged folders, Ollama and the Hub; each is reloaded before it is called done.
 
 The names are loaded at their first use: importing the package needs no torch and no gguf.
 """
