@@ -1,0 +1,228 @@
+"""Which files of a folder are published, as what, and which are not, each with its reason. Looks for secrets in them.
+
+In: `Facts`. Out: `Upload`s (a path on disk, or bytes where a machine's folders were taken out) and what was left out.
+Allowed are weights as safetensors or GGUF, and text; never pickles, states of a training, data, hidden files, secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechkit.errors import ExportError
+from speechkit.export.card_facts import DATA_REPORTS, tensor_header
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from speechkit.export.card_facts import Facts
+
+__all__ = ["TOKENS", "Upload", "gather", "redacted", "refuse_secrets"]
+
+ALLOWED = frozenset({
+    ".safetensors", ".gguf", ".json", ".jsonl", ".txt", ".md", ".jinja", ".model", ".csv", ".tsv", ".toml", ".yaml",
+    ".yml", ".png", ".svg", ".jpg", ".jpeg",
+})  # fmt: skip
+PLAIN = frozenset({"Modelfile", "LICENSE", "LICENCE", "NOTICE", "COPYING"})  # without an ending
+OF_RUN = ("run.json", "origin.json", "result.json", "curve.jsonl")  # beside best/: what repeats the run
+PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack"})
+STATES = re.compile(r"^(optimizer|scheduler|rng_state|trainer_state|training_args|scaler|global_step)", re.IGNORECASE)
+SECRET = re.compile(
+    r"(^|[._-])(token|secrets?|credentials?|passwords?|passwd|api[_-]?keys?)([._-]|$)|^id_(rsa|dsa|ecdsa|ed25519)|"
+    r"\.(pem|key|p12|pfx|keystore)$|^\.(env|netrc|git-credentials|pypirc|npmrc)",
+    re.IGNORECASE,
+)
+UNFINISHED = (".new", ".old", ".tmp", ".partial", ".incomplete", ".part")
+NO_TEXT = frozenset({".safetensors", ".gguf", ".png", ".jpg", ".jpeg"})
+TOKENS: dict[str, re.Pattern[bytes]] = {
+    "a Hugging Face token": re.compile(rb"(?<![A-Za-z0-9])(hf|api_org)_[A-Za-z0-9]{20,}"),
+    "a GitHub token": re.compile(rb"(?<![A-Za-z0-9])(ghp|gho|ghs|github_pat)_[A-Za-z0-9_]{30,}"),
+    "an API key": re.compile(rb"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{32,}"),
+    "an AWS key": re.compile(rb"(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}(?![0-9A-Za-z])"),
+    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+}
+BLOCK, OVERLAP = 2**20, 512  # bytes read at once, and looked at twice at the seam
+HEAD = 2**23  # bytes of a GGUF file that can hold its metadata
+SMALL = 2**20  # larger JSON is a vocabulary, which names no folder
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file of a push."""
+
+    path: str  # in the repository
+    size: int  # bytes
+    source: Path | bytes
+
+
+def gather(
+    facts: Facts, files: Sequence[str] | None = None, base: str = ""
+) -> tuple[list[Upload], list[tuple[str, str]]]:
+    """(what is published, but for card and changelog; what is not, with the reason), both sorted by path.
+
+    files: glob patterns; only what fits one goes. base: the id to put where an adapter names a folder of this machine
+    as its base. Raises ExportError for a file that holds a secret, for weights that were cut, and where none are left.
+    """
+    uploads, left = [], []
+    for path, place in _found(facts):
+        if reason := _refusal(path, place) or _outside(place, facts) or _unasked(path, files):
+            left.append((path, reason))
+            continue
+        if place.suffix == ".safetensors":
+            tensor_header(place)
+        refuse_secrets(path, place)
+        made = _cleaned(path, place, facts, base)
+        uploads.append(Upload(path, len(made) if isinstance(made, bytes) else place.stat().st_size, made))
+    if not any(upload.path.endswith((".safetensors", ".gguf")) for upload in uploads):
+        asked = f" that fits {', '.join(map(repr, files))}" if files else ""
+        raise ExportError(f"{facts.name} holds no weights{asked}: there would be a card without a model")
+    return uploads, left
+
+
+def refuse_secrets(path: str, content: Path | bytes) -> None:
+    """Raise ExportError where a file that is to be published holds what looks like a token; it is not repeated."""
+    mine = _own_token()
+    line = 1
+    for block in _blocks(content):
+        for what, pattern in TOKENS.items():
+            if found := pattern.search(block):
+                _refuse(path, what, line + block.count(b"\n", 0, found.start()))
+        if mine and (at := block.find(mine)) >= 0:
+            _refuse(path, "the token of this machine", line + block.count(b"\n", 0, at))
+        line += block[: -OVERLAP or None].count(b"\n") if len(block) > OVERLAP else 0
+
+
+def redacted(text: str) -> str:
+    """`text` without anything that looks like a token: servers repeat what they were sent."""
+    mine = _own_token()
+    plain = text.replace(mine.decode(), "hf_…") if mine else text
+    for pattern in TOKENS.values():
+        plain = re.sub(pattern.pattern.decode(), "hf_…", plain)
+    return plain
+
+
+def _own_token() -> bytes:
+    from huggingface_hub import get_token
+
+    return (get_token() or "").encode()
+
+
+def _refuse(path: str, what: str, line: int) -> None:
+    raise ExportError(
+        f"{path}, line {line}, holds what looks like {what}, and would be published: take it out of the file, and "
+        "revoke it (https://huggingface.co/settings/tokens) if others could have seen it. Nothing was sent"
+    )
+
+
+def _blocks(content: Path | bytes) -> Iterator[bytes]:
+    """What can hold text: all of a text, the header of weights. Each block begins with the end of the one before."""
+    if isinstance(content, bytes):
+        yield content
+        return
+    limit = content.stat().st_size
+    if content.suffix == ".safetensors":
+        with content.open("rb") as file:
+            limit = 8 + int.from_bytes(file.read(8), "little")
+    elif content.suffix in NO_TEXT:
+        limit = min(limit, HEAD)
+    with content.open("rb") as file:
+        before = b""
+        while limit > 0 and (block := file.read(min(BLOCK, limit))):
+            limit -= len(block)
+            yield before + block
+            before = block[-OVERLAP:]
+
+
+def _found(facts: Facts) -> list[tuple[str, Path]]:
+    """(path in the repository, file) of everything in the model's folder, and of a run what lies beside it."""
+    found = {}
+    if facts.run is not None:
+        for place in sorted(facts.run.iterdir()):
+            if place.name != "best":
+                found[place.name + ("/" if place.is_dir() else "")] = place
+    for place in sorted(facts.model.rglob("*")):
+        path = place.relative_to(facts.model).as_posix()
+        if place.is_file() and not (path == "README.md" and path in found):
+            found[path] = place
+    written = ("README.md", "CHANGELOG.md", "versions.json")  # by the push
+    return [(path, place) for path, place in sorted(found.items()) if path not in written]
+
+
+def _refusal(path: str, place: Path) -> str:
+    """Why a file is not published; "" for one that is."""
+    name, ending = place.name, place.suffix.lower()
+    parts = Path(path).parts
+    if path.endswith("/"):
+        return "states to go on training from" if name == "checkpoints" else "a folder beside the model"
+    if SECRET.search(name):
+        return "its name says that it holds a secret"
+    if any(part.startswith(".") or part == "__pycache__" for part in parts):
+        return "hidden"
+    if any(part.startswith("checkpoint") for part in parts[:-1]) or STATES.match(name):
+        return "state of a training"
+    if name.endswith(UNFINISHED):
+        return "unfinished"
+    if ending in PICKLED:
+        return "can hold pickled code; publish safetensors"
+    if path in DATA_REPORTS:
+        return "names rows of the data; its counts are in the card"
+    return "" if ending in ALLOWED or name in PLAIN else "not a kind of file that a model needs"
+
+
+def _outside(place: Path, facts: Facts) -> str:
+    """A link may lead into the model's own folders or the Hub's cache, not to any other file of this machine."""
+    if not place.is_symlink():
+        return ""
+    real = place.resolve()
+    homes = [home.resolve() for home in (facts.model, facts.run) if home is not None]
+    if any(real.is_relative_to(home) for home in homes) or real.parent.name == "blobs":
+        return ""
+    return "a link to a file outside the folder"
+
+
+def _unasked(path: str, files: Sequence[str] | None) -> str:
+    fits = files is None or any(fnmatch(path, pattern) for pattern in files)
+    return "" if fits else "not asked for"
+
+
+def _cleaned(path: str, place: Path, facts: Facts, base: str) -> Path | bytes:
+    """JSON without the folders of this machine; any other file as it is."""
+    if place.suffix not in (".json", ".jsonl") or place.stat().st_size > SMALL:
+        return place
+    text = place.read_text(encoding="utf-8", errors="replace")
+    homes = [str(Path.home()), str(Path.cwd()), tempfile.gettempdir(), str(facts.model.resolve().parent)]
+    homes = [home for home in homes if home not in ("/", "")]
+    config = path == "adapter_config.json"
+    if not config and not any(json.dumps(home)[1:-1] in text for home in homes):
+        return place
+    try:
+        rows = [json.loads(text)] if place.suffix == ".json" else [json.loads(row) for row in text.splitlines() if row]
+    except ValueError as error:
+        raise ExportError(f"{path} is no JSON ({error}): put it right, or take it out of the folder") from error
+    clean = [_without_folders(row, homes) for row in rows]
+    if config and isinstance(clean[0], dict) and (base or facts.base):
+        clean[0]["base_model_name_or_path"] = base or facts.base
+    if clean == rows:
+        return place
+    if place.suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in clean).encode()
+    return (json.dumps(clean[0], ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _without_folders(value: Any, homes: Sequence[str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_folders(one, homes) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(one, homes) for one in value]
+    if not isinstance(value, str):
+        return value
+    for home in sorted(homes, key=len, reverse=True):
+        if value.startswith(home + "/") or value == home:
+            return Path(value).name  # the whole of it is a path, which may hold spaces
+        value = re.sub(re.escape(home) + r"(?:/[^\s\"':,;]*)?", lambda found: Path(found[0]).name, value)
+    return value
