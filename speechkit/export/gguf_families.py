@@ -108,8 +108,20 @@ def _reasons(row: Architecture, text: Any) -> list[str]:
     kinds = {rope_of(text)["rope_type"], rope_of(text, "sliding_attention")["rope_type"]}
     if wrong := sorted(str(kind) for kind in kinds if kind not in _SCALINGS):
         found.append(f"RoPE scaling {wrong[0]!r} is none that llama.cpp knows ({', '.join(_SCALINGS)})")
+    if row.arch == "deepseek2" and rope_of(text)["rope_type"] == "yarn" and not _balanced(rope_of(text)):
+        found.append(
+            "YaRN scales its sines and cosines (mscale is not mscale_all_dim), and llama.cpp's deepseek2 does not"
+        )
+    if row.arch not in ("llama", "qwen2") and any(
+        getattr(text, name, False) for name in ("attention_bias", "mlp_bias")
+    ):
+        found.append(f"it has biases, and llama.cpp's {row.arch} has none")
+    if rope_of(text).get("truncate") is False:
+        found.append("YaRN's bounds are not rounded (truncate is False), and llama.cpp's are")
     if row.arch in _PERIOD:
         found += _gemma(row, text)
+    if row.arch == "qwen3moe" and not text.norm_topk_prob:
+        found.append("the shares of its experts are not normalised (norm_topk_prob is False), and llama.cpp's are")
     if row.arch == "qwen3moe" and (text.mlp_only_layers or text.decoder_sparse_step != 1):
         found.append("some of its layers have no experts, and llama.cpp's qwen3moe has them in all")
     if row.arch == "deepseek2" and getattr(text, "topk_method", "greedy") != "greedy" and (text.n_group or 1) > 1:
@@ -118,6 +130,13 @@ def _reasons(row: Architecture, text: Any) -> list[str]:
             "the sum of the best two (as DeepSeek V3)"
         )
     return found
+
+
+def _balanced(rope: dict[str, Any]) -> bool:
+    """Whether YaRN leaves sines and cosines as they are, so that the scores alone are scaled."""
+    if rope.get("attention_factor"):
+        return bool(rope["attention_factor"] == 1)
+    return bool(rope.get("mscale_all_dim")) and rope.get("mscale") == rope.get("mscale_all_dim")
 
 
 def _gemma(row: Architecture, text: Any) -> list[str]:

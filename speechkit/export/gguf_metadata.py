@@ -128,16 +128,29 @@ def _add_yarn(writer: GGUFWriter, row: Architecture, text: Any, rope: dict[str, 
     writer.add_rope_scaling_orig_ctx_len(
         int(rope.get("original_max_position_embeddings") or text.max_position_embeddings)
     )
-    if rope.get("beta_fast"):
-        writer.add_rope_scaling_yarn_beta_fast(float(rope["beta_fast"]))
-    if rope.get("beta_slow"):
-        writer.add_rope_scaling_yarn_beta_slow(float(rope["beta_slow"]))
+    # both or neither: with one of them llama.cpp does not take the usual value for the other
+    writer.add_rope_scaling_yarn_beta_fast(float(rope.get("beta_fast") or 32))
+    writer.add_rope_scaling_yarn_beta_slow(float(rope.get("beta_slow") or 1))
     if row.arch == "deepseek2":
         # llama.cpp expects a tenth of mscale_all_dim under this key, of this architecture alone
         writer.add_rope_scaling_yarn_log_mul(0.1 * float(rope.get("mscale_all_dim") or 0))
-    elif rope.get("attention_factor"):
+    else:
         # llama.cpp multiplies by 1 + 0.1 ln(factor) itself
-        writer.add_rope_scaling_yarn_attn_factor(float(rope["attention_factor"]) / (1 + 0.1 * math.log(factor)))
+        writer.add_rope_scaling_attn_factors(_attention_factor(rope) / _mscale(factor, 1.0))
+
+
+def _attention_factor(rope: dict[str, Any]) -> float:
+    """What YaRN multiplies sines and cosines by (Peng et al. 2023, section 3.4; DeepSeek's two parts of it)."""
+    if rope.get("attention_factor"):
+        return float(rope["attention_factor"])
+    factor, parts = float(rope["factor"]), (rope.get("mscale"), rope.get("mscale_all_dim"))
+    if parts[0] and parts[1]:
+        return _mscale(factor, float(parts[0])) / _mscale(factor, float(parts[1]))
+    return _mscale(factor, 1.0)
+
+
+def _mscale(factor: float, share: float) -> float:
+    return 0.1 * share * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _add_longrope(writer: GGUFWriter, text: Any, rope: dict[str, Any], notes: list[str]) -> None:
@@ -194,8 +207,7 @@ def _add_experts(writer: GGUFWriter, row: Architecture, text: Any) -> None:
 def _add_latent(writer: GGUFWriter, text: Any) -> None:
     """DeepSeek's latent attention as one head of keys and values, which llama.cpp makes of it."""
     writer.add_head_count_kv(1)
-    if text.q_lora_rank:
-        writer.add_q_lora_rank(text.q_lora_rank)
+    writer.add_q_lora_rank(text.q_lora_rank or 0)
     writer.add_kv_lora_rank(text.kv_lora_rank)
     writer.add_key_length(text.kv_lora_rank + text.qk_rope_head_dim)
     writer.add_value_length(text.kv_lora_rank)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from speechkit.export.gguf_families import Architecture
     from speechkit.export.gguf_weights import Stored, Weights
 
-__all__ = ["Part", "Planned", "name_map", "permuted", "pieces", "plan_tensors"]
+__all__ = ["Part", "Planned", "changed", "name_map", "permuted", "pieces", "plain_name", "plan_tensors"]
 
 CHUNK = 1 << 24  # values that are converted at once: 64 MiB as float32
 SKIPPED = ("rotary_emb.inv_freq", ".masked_bias", ".attn.bias")
@@ -131,7 +131,7 @@ def name_map(arch: str, layers: int) -> Callable[[str], str | None]:
     table = gguf.get_tensor_name_map(numbers[arch], layers)
 
     def named(name: str) -> str | None:
-        return table.get_name(_plain(name), try_suffixes=(".weight", ".bias"))
+        return table.get_name(plain_name(name), try_suffixes=(".weight", ".bias"))
 
     return named
 
@@ -142,7 +142,7 @@ def permuted(rows: torch.Tensor, size: int) -> torch.Tensor:
     return rows.reshape(-1, 2, size // 2, *shape[1:]).transpose(1, 2).reshape(shape)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Without what wrappers with other towers put before it."""
     for prefix in ("model.language_model.", "language_model.model."):
         if name.startswith(prefix):
@@ -151,7 +151,7 @@ def _plain(name: str) -> str:
 
 
 def _plan(layout: _Layout, name: str, tensor: Stored) -> None:
-    plain, text = _plain(name), layout.text
+    plain, text = plain_name(name), layout.text
     if plain == "lm_head.weight" and getattr(text, "tie_word_embeddings", False):
         return  # the embedding, once more
     if found := _EXPERT.match(plain):
@@ -168,30 +168,25 @@ def _plan(layout: _Layout, name: str, tensor: Stored) -> None:
     if target is None:
         layout.unknown.append(name)
         return
-    part = _changed(layout, plain, Part(name, 0, tensor.rows))
+    part = changed(layout.row, text, layout.stored, plain, Part(name, 0, tensor.rows))
     layout.planned[target] = Planned(target, tensor.shape, (part,))
 
 
-def _changed(layout: _Layout, plain: str, part: Part) -> Part:
-    """The part with what the architecture does to such a tensor."""
-    row, text = layout.row, layout.text
+def changed(row: Architecture, text: Any, stored: Mapping[str, Stored], plain: str, part: Part) -> Part:
+    """The part with what the architecture does to the rows of such a tensor."""
     query, key = ".self_attn.q_proj." in plain, ".self_attn.k_proj." in plain
     if row.permuted and (query or key):
-        return _permuted_part(layout, part, plain.endswith(".bias"))
+        size = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+        if plain.endswith(".bias"):  # one row that holds all heads
+            return replace(part, change=lambda rows: permuted(rows.reshape(-1, 1), size).reshape(rows.shape))
+        return replace(part, unit=size, change=lambda rows: permuted(rows, size))
     fold = attention_fold(text, row.arch)
     if row.offset and plain.endswith("norm.weight"):
         factor = fold if plain.endswith("q_norm.weight") else 1.0
         return replace(part, change=lambda rows: (rows + 1) * factor)
-    if query and fold != 1 and not any(name.endswith("q_norm.weight") for name in layout.stored):
+    if query and fold != 1 and not any(name.endswith("q_norm.weight") for name in stored):
         return replace(part, change=lambda rows: rows * fold)
     return part
-
-
-def _permuted_part(layout: _Layout, part: Part, bias: bool) -> Part:
-    size = int(getattr(layout.text, "head_dim", None) or layout.text.hidden_size // layout.text.num_attention_heads)
-    if bias:  # one row that holds all heads
-        return replace(part, change=lambda rows: permuted(rows.reshape(-1, 1), size).reshape(rows.shape))
-    return replace(part, unit=size, change=lambda rows: permuted(rows, size))
 
 
 def _plan_fused(layout: _Layout, stem: str, kind: str, tensor: Stored) -> None:

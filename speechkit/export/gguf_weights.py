@@ -54,22 +54,22 @@ class Stored:
 
 
 class Weights:
-    """The tensors of a folder by name.
+    """The tensors of a folder by name; `stem` is that of its files.
 
     Raises ModelError for a shard that is missing, cut short or no safetensors file, for a tensor in two shards, and for
     weights of a type that is no float (8- and 4-bit folders: those are dequantised first).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stem: str = "model") -> None:
         self.folder = folder
         self.tensors: dict[str, Stored] = {}
-        for file in _files(folder):
+        for file in _files(folder, stem):
             for tensor in _header(file):
                 if tensor.name in self.tensors:
                     other = self.tensors[tensor.name].file.name
                     raise ModelError(f"{tensor.name} of {folder} is in two files, {other} and {file.name}; keep one")
                 self.tensors[tensor.name] = tensor
-        _check_index(folder, self.tensors)
+        _check_index(folder, stem, self.tensors)
 
     def largest_bytes(self) -> int:
         """Bytes of the largest tensor as it is stored."""
@@ -91,8 +91,8 @@ class Weights:
         return torch.frombuffer(buffer, dtype=kinds[found.dtype]).reshape(stop - start, found.width)
 
 
-def _files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
+def _files(folder: Path, stem: str) -> list[Path]:
+    index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
         names = sorted(set(_weight_map(index).values()))
         missing = [name for name in names if not (folder / name).is_file()]
@@ -102,10 +102,10 @@ def _files(folder: Path) -> list[Path]:
                 f"{f' ({len(missing)} are missing)' if len(missing) > 1 else ''}; fetch it again"
             )
         return [folder / name for name in names]
-    one = folder / "model.safetensors"
-    files = [one] if one.is_file() else sorted(folder.glob("model-*.safetensors"))
+    one = folder / f"{stem}.safetensors"
+    files = [one] if one.is_file() else sorted(folder.glob(f"{stem}-*.safetensors"))
     if not files:
-        raise ModelError(f"{folder} holds no model.safetensors and no model.safetensors.index.json")
+        raise ModelError(f"{folder} holds no {stem}.safetensors and no {stem}.safetensors.index.json")
     return files
 
 
@@ -117,8 +117,8 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ModelError(f"{index} is no index of shards: {error}") from error
 
 
-def _check_index(folder: Path, tensors: dict[str, Stored]) -> None:
-    index = folder / "model.safetensors.index.json"
+def _check_index(folder: Path, stem: str, tensors: dict[str, Stored]) -> None:
+    index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return
     lacking = sorted(set(_weight_map(index)) - set(tensors))

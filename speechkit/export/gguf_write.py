@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stopwatch", "check_room", "finish", "packed", "partial_folder", "split_files", "write_tensors"]
 
-OURS = ("Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")  # kquants'; Q4_1, Q5_0 and Q5_1 are the gguf package's
+OURS = ("Q8_0", "Q4_0", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")  # kquants'; Q4_1 is the gguf package's
 
 
 @dataclass
