@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import DataError, ExportError, PlanError
 from speechkit.export.card_sections import written_sections
-from speechkit.export.card_text import Page, Section, carried_over, joined, read_page
+from speechkit.export.card_text import Page, Section, carried_over, joined, read_page, with_rows_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from speechkit.export.card_facts import Facts
 
 __all__ = ["Card", "check_card", "model_card"]
 
-PIPELINES = ("automatic-speech-recognition", "text-generation", "feature-extraction", "image-text-to-text")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
 # ids of https://huggingface.co/docs/hub/repositories-licenses
 LICENCES = frozenset(
@@ -45,26 +45,33 @@ class Card:
     text: str  # with front matter
     metadata: dict[str, Any]
     kept: tuple[str, ...] = ()  # titles of sections that were written on the Hub
+    sections: tuple[str, ...] = ()  # titles of all others
     notes: tuple[str, ...] = ()
 
 
-def model_card(facts: Facts, repo_id: str, there: str = "") -> Card:
+def model_card(
+    facts: Facts, repo_id: str, there: str = "", staying: Sequence[str] = (), pushed: Sequence[str] = ()
+) -> Card:
     """The card for `repo_id`; `there` is the one that the Hub has.
+
+    staying: files that this push leaves there, whose rows are kept. pushed: titles of sections that the push before
+    brought; those that are no longer in the folder go, while what was written on the Hub stays.
 
     Raises ExportError for front matter that the Hub would not take, naming each fault.
     """
     own = read_page(_own(facts)) if _own(facts) else Page({}, (Section("", f"# {repo_id.rpartition('/')[2]}"),))
     page = joined(own, written_sections(facts, repo_id, own))
     kept: tuple[str, ...] = ()
+    titles = tuple(section.title for section in page.sections)
     before: dict[str, Any] = {}
     if there:
         online = read_page(there, "README.md on the Hub")
-        page, kept = carried_over(page, online)
+        page, kept = carried_over(with_rows_of(page, online, staying), online, pushed)
         before = {name: value for name, value in online.front.items() if name not in own.front}
     front, notes = _metadata(facts, repo_id, own.front, before)
     text = _with_front(front, page.text())
     check_card(text)
-    return Card(text, front, kept, tuple(notes))
+    return Card(text, front, kept, titles, tuple(notes))
 
 
 def check_card(text: str) -> None:
@@ -134,6 +141,8 @@ def _metadata(
         "pipeline_tag": facts.task, "base_model": facts.base if facts.published else None,
         "base_model_relation": _relation(facts) if facts.published else None,
     }  # fmt: skip
+    if not facts.machine:
+        notes.append("the hardware is not known: say About(hardware='one T4, 16 GB') with yours")
     if facts.base and not facts.published:
         notes.append(
             f"the base model {facts.base!r} is not in the metadata: say About(base='owner/name') if the Hub has it"
@@ -176,7 +185,7 @@ def _languages(facts: Facts, own: dict[str, Any]) -> Any:
 
 
 def _library(facts: Facts) -> str:
-    return {"adapter": "peft", "gguf": "gguf"}.get(facts.kind, "transformers")
+    return {"adapter": "peft", "gguf": "gguf", "sentences": "sentence-transformers"}.get(facts.kind, "transformers")
 
 
 def _relation(facts: Facts) -> str:

@@ -10,22 +10,29 @@ import json
 import re
 import struct
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from math import exp, isfinite, prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from speechkit.asr.checkpoint import ARCHITECTURES as SPEECH
 from speechkit.errors import ExportError
+from speechkit.llm.families import ENCODER
+from speechkit.llm.registry import family_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["DATA_REPORTS", "HUB_ID", "About", "Facts", "Kind", "Measured", "read_facts", "read_record", "tensor_header"]
 
-Kind = Literal["speech", "encoder", "llm", "adapter", "gguf"]
+Kind = Literal["speech", "encoder", "llm", "sentences", "adapter", "gguf"]
 PERCENT = ("wer", "cer", "exact_match", "accuracy")  # kept as fractions, shown and published in percent
 NAMES = {"wer": "WER", "cer": "CER", "exact_match": "exact match", "loss": "loss (nats per token)"}
 TASKS: dict[Kind, str] = {
     "speech": "automatic-speech-recognition", "encoder": "feature-extraction", "llm": "text-generation",
-    "adapter": "text-generation", "gguf": "text-generation",
+    "sentences": "sentence-similarity", "adapter": "text-generation", "gguf": "text-generation",
 }  # fmt: skip
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "adapter_model*.safetensors")
 DATA_REPORTS = {"data.json": "training", "data-dev.json": "development"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LICENCE_LINE = re.compile(r"^license: *([\w.-]+)", re.MULTILINE)
@@ -85,48 +92,52 @@ class Facts:
     origin: dict[str, Any] = field(default_factory=dict)  # origin.json of the run
     data: tuple[str, ...] = ()  # lines of the data report
     versions: dict[str, str] = field(default_factory=dict)  # of the packages that made it
-    hardware: str = ""
+    machine: str = ""  # that it was trained on
+    memory: str = ""  # precision and memory of the run
     parameters: int = 0
     ggufs: dict[str, dict[str, Any]] = field(default_factory=dict)  # file → metadata, parameters, bits per weight
 
     @property
     def task(self) -> str:
-        return TASKS[self.kind]
+        sees = self.kind == "llm" and "vision_config" in self.config
+        return "image-text-to-text" if sees else TASKS[self.kind]
 
     @property
     def metrics(self) -> dict[str, float]:
         """Every figure under a name that the next version can be compared by."""
         rows = {f"{one.name}, {one.data}": one.shown for one in self.measured}
         for file, proof in self.proofs.items():
-            what = proof.get("quant") or Path(file).stem
             for key, name, scale in (("top1", "top-1 agreement %", 100), ("kl", "KL divergence", 1)):
                 if isinstance(proof.get(key), (int, float)) and isfinite(proof[key]):
-                    rows[f"{what}: {name}"] = round(scale * proof[key], 4)
+                    rows[f"{file}: {name}"] = round(scale * proof[key], 4)
         return rows
 
 
-def read_facts(folder: Path, about: About | None = None) -> Facts:
-    """Look at a folder. Raises ExportError where no model is in it that could be published."""
+def read_facts(folder: Path, about: About | None = None, files: Sequence[str] | None = None) -> Facts:
+    """Look at a folder; of GGUF files and proofs at those that fit a glob pattern of `files`.
+
+    Raises ExportError where no model is in it that could be published.
+    """
     about = about or About()
     run = _run_of(folder)
     model = run / "best" if run else folder
     kind = _kind(model)
     origin = read_record(run / "origin.json") if run else {}
     config = read_record(model / ("adapter_config.json" if kind == "adapter" else "config.json"))
-    ggufs = _ggufs(model) if kind == "gguf" else {}
+    ggufs = _ggufs(model, files) if kind == "gguf" else {}
     gguf = next(iter(ggufs.values()), {})
-    proofs = _proofs(model)
+    proofs = _proofs(model, files)
     base, published = _base(about, origin, config, gguf, proofs)
     licence, where = _licence(model, about, origin, gguf)
     recipe = read_record(model / "recipe.json")
     side = read_record(model / "speechkit_adapter.json")
     return Facts(
         kind=kind, name=_name(run or folder, config), model=model, run=run, base=base, published=published,
-        languages=_languages(model, about, origin, run, recipe), licence=licence, licence_from=where,
+        languages=_languages(about, origin, run, recipe, gguf), licence=licence, licence_from=where,
         measured=(*_results(run, origin), *_recipe_results(recipe), *about.measured),
         proofs=proofs, config=config, origin=origin, data=_data(run),
         versions=dict(origin.get("versions") or recipe.get("versions") or side.get("versions") or {}),
-        hardware=about.hardware or str(origin.get("hardware") or "") or _memory(run), parameters=_parameters(model),
+        machine=about.hardware or str(origin.get("hardware") or ""), memory=_memory(run), parameters=_parameters(model),
         ggufs=ggufs,
     )  # fmt: skip
 
@@ -194,7 +205,8 @@ def _kind(model: Path) -> Kind:
             f"{model.name} holds weights and no config.json: nobody could load them; save the model again"
         )
     if config.get("model_type") not in SPEECH:
-        return "llm"
+        family = family_of(config)
+        return "sentences" if family is not None and family.kind == ENCODER else "llm"
     return "speech" if any("ForCTC" in name for name in config.get("architectures") or ()) else "encoder"
 
 
@@ -247,11 +259,11 @@ def _licence(model: Path, about: About, origin: dict[str, Any], gguf: dict[str, 
 
 
 def _languages(
-    model: Path, about: About, origin: dict[str, Any], run: Path | None, recipe: dict[str, Any]
+    about: About, origin: dict[str, Any], run: Path | None, recipe: dict[str, Any], gguf: dict[str, Any]
 ) -> tuple[str, ...]:
     settings = recipe.get("recipe")
     found = about.languages or origin.get("language") or (read_record(run / "run.json").get("language") if run else "")
-    found = found or (settings.get("language") if isinstance(settings, dict) else "")
+    found = found or (settings.get("language") if isinstance(settings, dict) else "") or gguf.get("general.languages")
     return tuple(found) if isinstance(found, (tuple, list)) else (str(found),) if found else ()
 
 
@@ -289,9 +301,14 @@ def _recipe_results(recipe: dict[str, Any]) -> list[Measured]:
     return made
 
 
-def _proofs(model: Path) -> dict[str, dict[str, Any]]:
+def _chosen(model: Path, ending: str, files: Sequence[str] | None) -> list[Path]:
+    found = sorted(model.glob(f"*{ending}"))
+    return [path for path in found if files is None or any(fnmatch(path.name, pattern) for pattern in files)]
+
+
+def _proofs(model: Path, files: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     found = {}
-    for path in sorted(model.glob("*.proof.json")):
+    for path in _chosen(model, ".proof.json", files):
         stem = path.name.removesuffix(".proof.json")
         if row := read_record(path):
             file = f"{stem}.gguf"
@@ -324,18 +341,19 @@ def _parameters(model: Path) -> int:
     """Numbers in the safetensors files; 0 for packed weights, which the header does not count, and for none."""
     if read_record(model / "config.json").get("quantization_config"):
         return 0
-    headers = [tensor_header(path) for path in sorted(model.glob("*.safetensors"))]
+    headers = [tensor_header(path) for shape in WEIGHTS for path in sorted(model.glob(shape))]
     return sum(prod(row["shape"]) for header in headers for name, row in header.items() if name != "__metadata__")
 
 
-def _ggufs(model: Path) -> dict[str, dict[str, Any]]:
-    """Of each file the plain values of its metadata, with "parameters" and "bits" per weight; {} without gguf."""
+def _ggufs(model: Path, files: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Of each file the plain values of its metadata, with "parameters" and "bits" per weight; none without gguf."""
+    chosen = _chosen(model, ".gguf", files)
     try:
         from gguf import GGUFReader
     except ImportError:
-        return {}
+        return {path.name: {} for path in chosen}
     made = {}
-    for path in sorted(model.glob("*.gguf")):
+    for path in chosen:
         try:
             reader = GGUFReader(path)
             count = sum(int(tensor.n_elements) for tensor in reader.tensors)

@@ -35,7 +35,7 @@ def written_sections(facts: Facts, repo_id: str, page: Page) -> list[Section]:
         "How it was checked": _checked(facts),
         "Data report": [f"- {row}" for row in facts.data],
         "Configuration": _configuration(facts),
-        "Hardware": [f"{facts.hardware}."] if facts.hardware else [],
+        "Hardware": [f"{row}." for row in ("; ".join(filter(None, (facts.machine, facts.memory))),) if row],
         "Licence": [] if {"Licence", "License"} & titles else _licence(facts),
         "Framework versions": versions,
     }
@@ -64,6 +64,7 @@ def _opening(facts: Facts, page: Page) -> list[str]:
         "speech": f"A {kind} CTC model for speech recognition ({count}).",
         "encoder": f"A {kind} encoder of speech ({count}); it transcribes nothing before it is fine-tuned.",
         "llm": f"A {kind} language model{_packed(facts)}{f' ({count})' if count else ''}.",
+        "sentences": f"A {kind} encoder of sentences ({count}).",
         "adapter": f"A {facts.config.get('peft_type', 'LoRA')} adapter{of} ({count}).",
         "gguf": f"GGUF files{of} for llama.cpp and what is built on it.",
     }[facts.kind]
@@ -90,6 +91,8 @@ def _use(facts: Facts, repo_id: str) -> list[str]:
         return ["    from speechkit import load_asr", f'    load_asr("{repo_id}").transcribe("clip.wav")']
     if facts.kind == "encoder":
         return [f"    speechkit finetune --model {repo_id} --train manifest.tsv"]
+    if facts.kind == "sentences":
+        return ["    from speechkit.llm.embedding import load_encoder", f'    load_encoder("{repo_id}")']
     if facts.kind == "gguf":
         name = _first(facts)
         return [
@@ -102,25 +105,23 @@ def _use(facts: Facts, repo_id: str) -> list[str]:
 
 
 def _first(facts: Facts) -> str:
-    return min(path.name for path in facts.model.glob("*.gguf"))
+    return min(facts.ggufs)
 
 
 def _files(facts: Facts) -> list[str]:
     if facts.kind != "gguf":
         return []
     rows = ["| file | type | size | bits per weight |", "|---|---|---|---|"]
-    for path in sorted(facts.model.glob("*.gguf")):
-        proof = facts.proofs.get(path.name, {})
-        bits = facts.ggufs.get(path.name, {}).get("bits")
-        shown = f"{bits:.2f}" if bits else "–"
+    for name, row in facts.ggufs.items():
+        path, proof = facts.model / name, facts.proofs.get(name, {})
+        shown = f"{row['bits']:.2f}" if row.get("bits") else "–"
         rows.append(f"| `{path.name}` | {proof.get('quant') or '–'} | {size_of(path.stat().st_size)} | {shown} |")
     return rows
 
 
 def _checked(facts: Facts) -> list[str]:
     """The verdicts of the proofs, the bad ones too; files without any are called unproved."""
-    files = sorted(path.name for path in facts.model.glob("*.gguf")) if facts.kind == "gguf" else []
-    first = {name for name in files if "-of-" not in name or "-00001-of-" in name}  # of a split file one part
+    first = {name for name in facts.ggufs if "-of-" not in name or "-00001-of-" in name}  # of a split file one part
     unproved = sorted(first - set(facts.proofs))
     if not facts.proofs and not unproved:
         return []
@@ -187,4 +188,4 @@ def _percent(value: Any) -> str:
 
 
 def _small(value: Any) -> str:
-    return f"{value:.2e}" if isinstance(value, (int, float)) and isfinite(value) else "–"
+    return f"{value:.2g}" if isinstance(value, (int, float)) and isfinite(value) else "–"

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from speechkit.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["Page", "Section", "carried_over", "joined", "read_page"]
+__all__ = ["Page", "Section", "carried_over", "joined", "read_page", "with_rows_of"]
 
 FRONT = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
@@ -78,12 +78,28 @@ def joined(page: Page, written: Iterable[Section], first: str = "Use it") -> Pag
     return replace(page, sections=(*kept, *fresh.values()))
 
 
-def carried_over(page: Page, there: Page) -> tuple[Page, tuple[str, ...]]:
-    """`page` with the sections that somebody wrote into the card on the Hub, and their titles."""
-    have = {section.title for section in page.sections} | WRITTEN
+def carried_over(page: Page, there: Page, pushed: Sequence[str] = ()) -> tuple[Page, tuple[str, ...]]:
+    """`page` with the sections that somebody wrote into the card on the Hub, and their titles; not those `pushed`."""
+    have = {section.title for section in page.sections} | WRITTEN | set(pushed)
     more = [section for section in there.sections if section.title not in have]
     front = {name: value for name, value in there.front.items() if name not in page.front}
     return Page(page.front | front, (*page.sections, *more)), tuple(section.title for section in more)
+
+
+def with_rows_of(page: Page, there: Page, files: Sequence[str]) -> Page:
+    """`page` with the rows that the tables of the card on the Hub have for `files`, which stay in the repository."""
+    online = {section.title: section.text for section in there.sections}
+    starts = tuple(f"| `{name}` |" for name in files)
+    made = []
+    for section in page.sections:
+        rows = [row for row in online.get(section.title, "").split("\n") if starts and row.startswith(starts)]
+        lines = section.text.split("\n")
+        last = max((number for number, row in enumerate(lines) if row.startswith("|")), default=-1)
+        renew = section.title in WRITTEN and last >= 0
+        made.append(
+            replace(section, text="\n".join([*lines[: last + 1], *rows, *lines[last + 1 :]])) if renew else section
+        )
+    return replace(page, sections=tuple(made))
 
 
 def _sections(text: str) -> list[Section]:

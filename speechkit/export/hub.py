@@ -79,7 +79,7 @@ def push(
     refuse_secrets("message", (message or "").encode())
     started = time.monotonic()
     with opened(folder_or_model, tokenizer, files) as (folder, wanted):
-        facts = read_facts(folder, about)
+        facts = read_facts(folder, about, wanted)
         uploads, left = gather(facts, wanted, about.base if about else "")
         job = _Push(repo_id, private, version, message or "", facts, uploads, left)
         report = job.planned() if dry_run else job.go()
@@ -149,7 +149,7 @@ class _Push:
         version = str(next_version([], self.wanted)[0])
         reason = "asked for" if self.wanted != "auto" else "if the repository is new, else one above its last"
         states, digests = self._compared(Standing(""))
-        release = self._release(version, digests)
+        release = self._release(version, digests, card)
         entry = changelog_entry(release, None, _changes(states, (), "files"))
         texts = {CARD: card.text, CHANGELOG: prepend_entry("", entry), RECORDS: releases_to_json([release])}
         for name, text in texts.items():
@@ -169,18 +169,24 @@ class _Push:
         repo = self._repository()
         standing, there = told(f"opening {self.repo_id}", self.repo_id, lambda: self._opened(repo))
         releases = releases_from_json(there[RECORDS])
-        card = model_card(self.facts, self.repo_id, there[CARD])
-        refuse_secrets(CARD, card.text.encode())
-        states, digests = self._compared(standing)
         removed = self._superseded(releases)
+        staying = self._staying(standing, releases, removed)
+        card = model_card(
+            self.facts, self.repo_id, there[CARD], list(staying), releases[0].sections if releases else ()
+        )
+        states, digests = self._compared(standing)
         changed = [path for path, state in states.items() if state != "same"]
         found = versions_of(standing.tags)
         if self.wanted == "auto" and not changed and not removed and card.text == there[CARD] and found:
             return self._nothing(standing, card, str(latest_of(found)))
+        if staying:
+            card = replace(card, notes=(*card.notes, f"stays there from before: {', '.join(sorted(staying))}"))
         kind = "files" if changed or removed or not found else "card"
         version, reason = next_version(found, self.wanted, "files" if kind == "files" else "card")
-        release = self._release(str(version), digests)
-        entry = changelog_entry(release, _before(releases, found), _changes(states, removed, kind))
+        release = self._release(str(version), digests | staying, card)
+        before = _before(releases, found)
+        release = replace(release, metrics=release.metrics | _metrics_of(before, list(staying)))
+        entry = changelog_entry(release, before, _changes(states, removed, kind))
         texts = {
             CARD: card.text,
             CHANGELOG: prepend_entry(there[CHANGELOG], entry),
@@ -249,9 +255,15 @@ class _Push:
             path for path in before if path not in mine and any(fnmatch(path, pattern) for pattern in SUPERSEDED)
         )
 
-    def _release(self, version: str, digests: dict[str, str]) -> Release:
+    def _staying(self, standing: Standing, releases: list[Release], removed: tuple[str, ...]) -> dict[str, str]:
+        """What the version before brought, and this one neither renews nor removes: path → SHA-256."""
+        mine = {*(one.path for one in self.uploads), *removed}
+        before = releases[0].files if releases else {}
+        return {path: digest for path, digest in before.items() if path not in mine and path in standing.files}
+
+    def _release(self, version: str, digests: dict[str, str], card: Card) -> Release:
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        return Release(version, date, self.message, self.facts.metrics, digests)
+        return Release(version, date, self.message, self.facts.metrics, digests, list(card.sections))
 
     def _sent(
         self, repo: Repository, standing: Standing, texts: dict[str, str], changed: list[str],
@@ -309,6 +321,14 @@ def _before(releases: list[Release], found: list[Version]) -> Release | None:
     """The record of the last version; None where there is none, or none that can be read."""
     last = str(latest_of(found) or "")
     return next((one for one in releases if one.version == last), None)
+
+
+def _metrics_of(before: Release | None, files: Sequence[str]) -> dict[str, float]:
+    """What was measured of files that stay."""
+    starts = tuple(f"{name}: " for name in files)
+    return {
+        name: value for name, value in (before.metrics if before else {}).items() if name.startswith(starts or "\n")
+    }
 
 
 def _changes(states: dict[str, str], removed: tuple[str, ...], kind: str) -> list[str]:

@@ -31,7 +31,9 @@ ALLOWED = frozenset({
 PLAIN = frozenset({"Modelfile", "LICENSE", "LICENCE", "NOTICE", "COPYING"})  # without an ending
 OF_RUN = ("run.json", "origin.json", "result.json", "curve.jsonl")  # beside best/: what repeats the run
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack"})
-STATES = re.compile(r"^(optimizer|scheduler|rng_state|trainer_state|training_args|scaler|global_step)", re.IGNORECASE)
+STATES = re.compile(
+    r"^(checkpoint(s$|-)|optimizer|scheduler|rng_state|trainer_state|training_args|scaler|global_step)", re.IGNORECASE
+)
 SECRET = re.compile(
     r"(^|[._-])(token|secrets?|credentials?|passwords?|passwd|api[_-]?keys?)([._-]|$)|^id_(rsa|dsa|ecdsa|ed25519)|"
     r"\.(pem|key|p12|pfx|keystore)$|^\.(env|netrc|git-credentials|pypirc|npmrc)",
@@ -163,7 +165,7 @@ def _refusal(path: str, place: Path) -> str:
         return "its name says that it holds a secret"
     if any(part.startswith(".") or part == "__pycache__" for part in parts):
         return "hidden"
-    if any(part.startswith("checkpoint") for part in parts[:-1]) or STATES.match(name):
+    if any(STATES.match(part) for part in parts):
         return "state of a training"
     if name.endswith(UNFINISHED):
         return "unfinished"

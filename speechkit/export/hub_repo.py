@@ -178,6 +178,8 @@ def endpoint() -> str:
 
     found = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     parts = urlsplit(found)
+    if parts.username or parts.password:
+        raise ExportError("HF_ENDPOINT holds a name or password, and would be shown: take it out; the token logs in")
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise ExportError(f"HF_ENDPOINT is {found}: over http:// the token could be read on its way; use https://")
     return found

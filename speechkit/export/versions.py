@@ -81,6 +81,7 @@ class Release:
     message: str = ""
     metrics: dict[str, float] = field(default_factory=dict)  # name with data and unit → value
     files: dict[str, str] = field(default_factory=dict)  # path in the repository → SHA-256, the records not among them
+    sections: list[str] = field(default_factory=list)  # titles in the card that came from the folder or the push
     commit: str = ""  # from the tag; not part of the record, which lies in that commit
 
     def __str__(self) -> str:

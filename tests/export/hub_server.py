@@ -15,8 +15,10 @@ import hashlib
 import json
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import sleep
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -87,6 +89,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     body: str = ""
     cut: int | None = None  # bytes of the request after which the connection is closed
+    stall: int | None = None  # bytes of the request after which nothing more is read, until the other side is gone
+    reached: threading.Event = field(default_factory=threading.Event)  # that far
     after: bool = False  # the request is carried out, and its answer is lost
     times: int = 1
 
@@ -129,8 +133,9 @@ class HubServer:
         self.server.server_close()
         self.thread.join()
 
-    def fail(self, method: str, path: str, **how: Any) -> None:
+    def fail(self, method: str, path: str, **how: Any) -> Fault:
         self.faults.append(Fault(method, path, **how))
+        return self.faults[-1]
 
     def make(self, repo_id: str, private: bool = True, files: dict[str, str] | None = None) -> Repo:
         """A repository with its first commit, as the Hub makes one."""
@@ -183,6 +188,13 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self._fault()
             if fault is not None and fault.cut is not None:
                 self.received = len(self.rfile.read(fault.cut))
+                raise _Cut
+            if fault is not None and fault.stall is not None:
+                self.received = len(self.rfile.read(fault.stall))
+                fault.reached.set()
+                with suppress(OSError):
+                    while self.rfile.read(2**16):
+                        sleep(0.05)
                 raise _Cut
             body = self._body()
             if fault is not None and fault.status:

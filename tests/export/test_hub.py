@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -345,6 +346,29 @@ def test_an_upload_that_broke_off_goes_on_without_sending_what_arrived(
     assert [second in one.path for one in more] == [True], "only what had not arrived"
 
 
+def test_a_killed_push_goes_on_in_another_process(hub: HubServer, tmp_path: Path) -> None:
+    model = made(tmp_path / "big", size=512)
+    second = sha256(model / "model.safetensors")
+    save_file({"b": np.ones((300, 300), np.float32)}, model / "model-2.safetensors")
+    stalled = hub.fail("PUT", second, stall=100_000)
+    first = start(f"from speechkit.export.hub import push; push({str(model)!r}, {REPO!r})", hub, tmp_path / "home")
+    try:
+        assert stalled.reached.wait(60)
+        for _ in range(600):  # the other file goes at the same time
+            if len(hub.stored) == 1:
+                break
+            stalled.reached.clear()
+            stalled.reached.wait(0.1)
+    finally:
+        first.kill()
+        first.communicate()
+    assert set(hub.stored) == {sha256(model / "model-2.safetensors")} and len(hub.repos[REPO].commits) == 1
+    before = len(hub.asked("PUT", "/lfs/"))
+    assert push(model, REPO).version == "v0.1.0"
+    more = [one for one in hub.asked("PUT", "/lfs/")[before:] if one.status]
+    assert [second in one.path for one in more] == [True]
+
+
 def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub: HubServer, model: Path, pauses: list[float]) -> None:
     hub.fail("POST", "/commit/", after=True, status=0)
     report = push(model, REPO)
@@ -487,26 +511,25 @@ for repo in ("bert/x", "anna/digtis"):
         print("refused", type(error).__name__)
         assert error.__cause__ is None and error.__context__ is None
 """
-    hub.fail("POST", "repos/create", status=403, body=json.dumps({"error": f"token {TOKEN} may not"}), times=0)
     home = tmp_path / "home"
-    done = run(code, hub, home, HF_DEBUG="1")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("refused ExportError") == 2
+    process = start(code, hub, home, HF_DEBUG="1")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err[-3000:]
+    assert out.count("refused ExportError") == 2 and "curl" in err, "the debug output is there"
     assert any(one.token == TOKEN for one in hub.requests), "it was sent"
-    assert TOKEN not in done.stdout + done.stderr
+    assert TOKEN not in out + err
     written = [path for path in [*home.rglob("*"), *model.rglob("*")] if path.is_file()]
     assert written and not any(TOKEN.encode() in path.read_bytes() for path in written)
     assert not any(TOKEN.encode() in blob.data for repo in hub.repos.values() for blob in repo.head.files.values())
 
 
-def run(code: str, hub: HubServer, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    import os
-
+def start(code: str, hub: HubServer, home: Path, **more: str) -> subprocess.Popen[str]:
+    """A process of its own that knows the server by its environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, env={**kept, **settings, **more}, capture_output=True, text=True, timeout=120, check=False
+    out = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env={**kept, **settings, **more}, stdout=out, stderr=out, text=True
     )
 
 
@@ -525,6 +548,33 @@ def test_a_message_with_a_token_is_refused(hub: HubServer, model: Path) -> None:
 
 
 # kinds of what is pushed
+
+
+def test_a_second_gguf_joins_the_first_in_card_and_figures(hub: HubServer, tmp_path: Path) -> None:
+    for quant, top1 in (("Q8_0", 0.99), ("Q4_K", 0.93)):
+        gguf_file(tmp_path / f"m-{quant}.gguf", quant, top1)
+    push(tmp_path / "m-Q8_0.gguf", "anna/m")
+    report = push(tmp_path / "m-Q4_K.gguf", "anna/m")
+    there = hub.repos["anna/m"].head.files
+    assert {"m-Q8_0.gguf", "m-Q4_K.gguf", "m-Q8_0.proof.json", "m-Q4_K.proof.json"} <= set(there) and not report.removed
+    assert report.card.count("| `m-Q8_0.gguf` |") == 2 and report.card.count("| `m-Q4_K.gguf` |") == 2
+    assert "| m-Q8_0.gguf: top-1 agreement % | 99 | 99 | 0 |" in report.changelog
+    assert "| m-Q4_K.gguf: top-1 agreement % | – | 93 | new |" in report.changelog
+    assert "stays there from before: m-Q8_0.gguf, m-Q8_0.proof.json" in report.notes
+    assert push(tmp_path / "m-Q4_K.gguf", "anna/m").commit == ""
+
+
+def gguf_file(path: Path, quant: str, top1: float) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("a.weight", np.full((4, 32), top1, np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    row = {"file": path.name, "source": "chat", "quant": quant, "tokens": 9, "top1": top1, "verdict": "passed"}
+    (path.parent / f"{path.stem}.proof.json").write_text(json.dumps(row))
 
 
 def test_an_embedded_model_and_a_model_in_memory_can_be_pushed(hub: HubServer) -> None:
