@@ -8,7 +8,6 @@ one alpha is written, so ranks and alphas of single modules are multiplied into 
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from speechkit.export.gguf_write import Stopwatch, check_room, finish, partial_f
 from speechkit.export.mixture import type_bytes
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
     import torch
@@ -152,7 +152,7 @@ def _pair(
     a, b, whole = weights.tensors[pair["A"]], weights.tensors[pair["B"]], base.weights.tensors[module + ".weight"]
     if (b.rows, a.width) != (whole.rows, whole.width) or a.rows != b.width:
         raise ExportError(
-            f"{module}: the adapter's {b.shape} · {a.shape} does not fit the base's {whole.shape}: it is of another model"
+            f"{module}: the adapter's {b.shape} · {a.shape} does not fit the base's {whole.shape}: it is of another"
         )
     factor = _scale(module, a.rows, config) * a.rows / float(config["lora_alpha"])
     part = changed(base.row, base.text, base.weights.tensors, plain_name(module + ".weight"), Part(b.name, 0, b.rows))

@@ -128,15 +128,28 @@ def _add_yarn(writer: GGUFWriter, row: Architecture, text: Any, rope: dict[str, 
     writer.add_rope_scaling_orig_ctx_len(
         int(rope.get("original_max_position_embeddings") or text.max_position_embeddings)
     )
-    # both or neither: with one of them llama.cpp does not take the usual value for the other
-    writer.add_rope_scaling_yarn_beta_fast(float(rope.get("beta_fast") or 32))
-    writer.add_rope_scaling_yarn_beta_slow(float(rope.get("beta_slow") or 1))
+    fast, slow = float(rope.get("beta_fast") or 32), float(rope.get("beta_slow") or 1)
+    if _bounds(rope, text, fast, slow) != _bounds(rope, text, 32, 1):
+        raise ExportError(
+            f"YaRN's beta_fast and beta_slow are {fast:g} and {slow:g}; llama.cpp's {row.arch} reads neither, and would "
+            "scale other frequencies (it takes 32 and 1)"
+        )
+    writer.add_rope_scaling_yarn_beta_fast(fast)
+    writer.add_rope_scaling_yarn_beta_slow(slow)
     if row.arch == "deepseek2":
         # llama.cpp expects a tenth of mscale_all_dim under this key, of this architecture alone
         writer.add_rope_scaling_yarn_log_mul(0.1 * float(rope.get("mscale_all_dim") or 0))
     else:
         # llama.cpp multiplies by 1 + 0.1 ln(factor) itself
         writer.add_rope_scaling_attn_factors(_attention_factor(rope) / _mscale(factor, 1.0))
+
+
+def _bounds(rope: dict[str, Any], text: Any, fast: float, slow: float) -> tuple[int, int]:
+    """Between which pairs of values frequencies are blended."""
+    size, base = _rotated(text), float(rope["rope_theta"])
+    old = int(rope.get("original_max_position_embeddings") or text.max_position_embeddings)
+    low, high = (size * math.log(old / (beta * 2 * math.pi)) / (2 * math.log(base)) for beta in (fast, slow))
+    return max(math.floor(low), 0), min(math.ceil(high), size - 1)
 
 
 def _attention_factor(rope: dict[str, Any]) -> float:
@@ -242,14 +255,10 @@ def add_general(writer: GGUFWriter, folder: Path, name: str, number: int) -> Non
 
 def _card(folder: Path) -> dict[str, Any]:
     """The head of the folder's README.md, {} where there is none."""
-    file = folder / "README.md"
-    if not file.is_file():
-        return {}
-    import yaml
+    from huggingface_hub import metadata_load
 
-    head = file.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
+    file = folder / "README.md"
     try:
-        found = yaml.safe_load(head[1]) if len(head) == 3 and not head[0].strip() else None
-    except yaml.YAMLError:
+        return metadata_load(file) or {} if file.is_file() else {}
+    except ValueError:
         return {}  # a card is for people: what cannot be read of it is left out
-    return found if isinstance(found, dict) else {}

@@ -90,7 +90,7 @@ def pre_of(state: dict[str, Any], chosen: str | None = None) -> tuple[str, str]:
         for cut in sorted(found, key=lambda cut: cut.ignore_merges != flag):
             if cut.ignore_merges == flag or _same_words(state):
                 return cut.name, ""
-    figures = sorted(((parity(state, cut), cut.name) for cut in KNOWN), reverse=True)
+    figures = sorted(((parity(state, cut), cut.name) for cut in KNOWN), key=lambda pair: -pair[0])
     if chosen is not None:
         shares = {name: share for share, name in figures}
         told = f"{shares[chosen]:.0%} of {len(CORPUS)} texts" if chosen in shares else "an unmeasured share of texts"
@@ -164,7 +164,8 @@ def _same_words(state: dict[str, Any]) -> bool:
     for flag in (True, False):
         other = {**state, "model": {**state["model"], "ignore_merges": flag}, "pre_tokenizer": None, "normalizer": None}
         tokenizers.append(Tokenizer.from_str(json.dumps({**other, "added_tokens": [], "post_processor": None})))
-    words = list(state["model"]["vocab"])
+    added = {one["content"] for one in state.get("added_tokens") or ()}
+    words = [word for word in state["model"]["vocab"] if word not in added]
     pairs = zip(*(one.encode_batch(words, add_special_tokens=False) for one in tokenizers), strict=True)
     return all(a.ids == b.ids for a, b in pairs)
 
