@@ -21,6 +21,7 @@ from speechkit.errors import ModelError, OutputError, PlanError
 from speechkit.llm.adapter_check import Found, base_facts, check_fits, read_found
 from speechkit.llm.lora import OPTIONS, options_of
 from speechkit.llm.lora_kernels import fuse, keep_unpacked
+from speechkit.llm.quiet import quiet
 
 if TYPE_CHECKING:
     import os
@@ -79,7 +80,8 @@ def load_adapter(
     another base, PlanError for a name that is taken; `model` is then as it was.
     """
     extras.require("peft", extra="llm", purpose="an adapter")
-    from peft import LoraConfig, PeftModel, get_peft_model
+    with quiet():
+        from peft import LoraConfig, PeftModel, get_peft_model
 
     found = read_found(_place(folder), SIDE)
     if isinstance(model, PeftModel) and name in model.peft_config:
@@ -91,7 +93,8 @@ def load_adapter(
     try:
         config = LoraConfig.from_pretrained(str(found.folder))
         config.inference_mode = not trainable
-        wrapped = get_peft_model(model, config, adapter_name=name) if first else model  # type: ignore[arg-type]
+        with quiet():
+            wrapped = get_peft_model(model, config, adapter_name=name) if first else model  # type: ignore[arg-type]
         result = wrapped.load_adapter(str(found.folder), name, is_trainable=trainable, torch_device="cpu")
         _check_all_there(found, name, result)
     except (ModelError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
