@@ -77,8 +77,8 @@ class Proof:
         lines += [f"  because        {reason}" for reason in self.reasons]
         if self.top1 is not None:
             lines.append(
-                f"  next token     top-1 agrees on {self.top1:.1%} of {self.tokens} positions of {self.prompts} prompts, "
-                f"KL {self.kl:.2g} nats, log-probabilities differ by at most {self.max_logprob_difference:.2g}"
+                f"  next token     top-1 agrees on {self.top1:.1%} of {self.tokens} positions in {self.prompts} "
+                f"prompts, KL {self.kl:.2g} nats, log-probabilities differ by at most {self.max_logprob_difference:.2g}"
             )
         named = {
             "greedy": self.greedy,

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "CONTINUED", "Chat", "Facts", "Row", "float32_bytes", "greedy", "logp_after", "open_source", "read_facts",
-    "rows_of", "stops_of",
+    "CONTINUED", "Chat", "Facts", "Row", "chats_of", "float32_bytes", "greedy", "logp_after", "open_source",
+    "read_facts", "rows_of", "stops_of",
 ]  # fmt: skip
 
 CONTINUED = 24  # tokens of a greedy continuation
@@ -166,7 +166,7 @@ def read_facts(
         name=str(source) if isinstance(source, (str, os.PathLike)) else str(model.config.name_or_path or "a model"),
         vocabulary=rows[0].logp.shape[1], texts=tuple(texts),
         tokens=tuple(tuple(tokenizer(text, add_special_tokens=special)["input_ids"]) for text, special in texts),
-        chats=tuple(_chats(tokenizer)) if getattr(tokenizer, "chat_template", None) else (), rows=rows, asked=asked,
+        chats=tuple(chats_of(tokenizer)) if getattr(tokenizer, "chat_template", None) else (), rows=rows, asked=asked,
         stops=stops, bos=bos, begins=bool(bos) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id],
         drawn=_printable(tokenizer), notes=(*notes, *more),
     )  # fmt: skip
@@ -266,7 +266,7 @@ def _of_vocabulary(tokenizer: Any, count: int = 640, together: int = 8) -> list[
     return [("" if n % 2 else " ").join(row) for n, row in enumerate(rows)]
 
 
-def _chats(tokenizer: Any) -> list[Chat]:
+def chats_of(tokenizer: Any) -> list[Chat]:
     """Those that the template takes: one without a place for a system's message or for tools leaves these out."""
     from jinja2 import TemplateError
 
