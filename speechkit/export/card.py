@@ -155,6 +155,8 @@ def _metadata(
         name: value for name, value in before.items() if merged.get(name) in (None, "", []) and name != "model-index"
     }
     merged.pop("model-index", None)
+    metrics = [one.metric for one in facts.measured if one.metric != "loss"]
+    merged["metrics"] = list(dict.fromkeys([*_several(own.get("metrics")), *metrics])) or None
     data: Any = ModelCardData(
         **merged,
         eval_results=_evaluations(facts) or None,

@@ -164,14 +164,14 @@ def _by_status(root: Any, status: int, doing: str, repo_id: str) -> str:
         412: f"somebody else pushed to {repo_id} meanwhile (412): nothing of this push is in it. Push again; it then "
         "compares itself with what is there now",
         413: f"the Hub takes no request of this size (413) while {doing}: export with smaller shards",
-        429: f"the Hub asks to wait (429) while {doing}, after {TRIES} tries: {_how_long(root)} large files that have "
+        429: f"the Hub asks to wait (429) while {doing}, after several tries: {_how_long(root)} large files that have "
         "arrived are not sent twice",
     }
     if status in answers:
         return answers[status]
     if status >= 500:
         return (
-            f"the Hub has a fault ({status}) while {doing}, after {TRIES} tries: {said}. See "
+            f"the Hub has a fault ({status}) while {doing}, after several tries: {said}. See "
             "https://status.huggingface.co and do the same again later; large files that arrived are not sent twice"
         )
     return f"the Hub refused ({status}) while {doing}: {said}"

@@ -70,10 +70,8 @@ def _saved(model: Any, tokenizer: Any, place: Path) -> Path:
             f"a {type(model).__name__} cannot be pushed: give a folder, the name of an embedded model, the result of a "
             "run, or a model with its tokenizer"
         )
-    if hasattr(model, "peft_config"):
-        active = model.active_adapters
-        names = active if isinstance(active, list) else model.active_adapters()
-        save_adapter(model, place, name=names[0])
+    if hasattr(model, "get_base_model"):  # a PeftModel
+        save_adapter(model, place, name=model.active_adapters[0])
     else:
         model.save_pretrained(place)
     if tokenizer is not None:

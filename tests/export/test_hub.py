@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -264,6 +266,14 @@ def test_private_never_goes_to_a_public_repository(hub: HubServer, model: Path) 
     assert push(model, REPO, private=False).version == "v0.1.0"
 
 
+def test_a_password_in_the_endpoint_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_ENDPOINT", "https://anna:letmein@hub.example.org")
+    with pytest.raises(ExportError, match="HF_ENDPOINT holds a name or password") as caught:
+        push(model, REPO)
+    assert "letmein" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["an na/x", "a/b/c", "-x/y", "anna/" + "x" * 97, "anna/x..y"])
 def test_a_misspelt_id_is_refused_before_anything_is_asked(hub: HubServer, model: Path, name: str) -> None:
     with pytest.raises(ExportError, match="is no id of the Hub; it is owner/name"):
@@ -292,9 +302,15 @@ def test_429_is_waited_for_as_long_as_it_asks(hub: HubServer, model: Path, pause
     assert len(hub.repos[REPO].commits) == 2
 
 
+def test_429_with_a_date_is_waited_for_until_then(hub: HubServer, model: Path, pauses: list[float]) -> None:
+    hub.fail("GET", "whoami", status=429, headers={"Retry-After": formatdate(time.time() + 30, usegmt=True)})
+    assert push(model, REPO).version == "v0.1.0"
+    assert len(pauses) == 1 and 25 < pauses[0] <= 30
+
+
 def test_429_without_end_is_given_up(hub: HubServer, model: Path, pauses: list[float]) -> None:
     hub.fail("GET", "whoami", status=429, times=100)
-    with pytest.raises(ExportError, match=r"the Hub asks to wait \(429\).*after 5 tries"):
+    with pytest.raises(ExportError, match=r"the Hub asks to wait \(429\).*after several tries"):
         push(model, REPO)
     assert pauses == [1, 2, 4, 8]
 
@@ -589,6 +605,21 @@ def test_an_embedded_model_and_a_model_in_memory_can_be_pushed(hub: HubServer) -
     ours, theirs = (load_file(place / "model.safetensors") for place in places)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name].astype(np.float32), theirs[name].astype(np.float32)) for name in ours)
+
+
+def test_a_peft_model_in_memory_goes_as_its_adapter(hub: HubServer) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    plain, base = (LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2)) for _ in range(2))
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"]))
+    report = push(model, "anna/adapter", about=About(base="owner/tiny"))
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= {file.path for file in report.files}
+    there = json.loads(hub.text("anna/adapter", "adapter_config.json"))
+    assert there["base_model_name_or_path"] == "owner/tiny" and there["r"] == 2
+    assert ModelCard(report.card).data.base_model == "owner/tiny"
+    assert "model.safetensors" in {file.path for file in push(plain, "anna/whole", dry_run=True).files}
 
 
 def test_what_is_no_model_is_refused(model: Path, tmp_path: Path) -> None:
