@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["quiet"]
 
-LOGGERS = ("trl", "accelerate", "peft", "DeepSpeed", "bitsandbytes", "kernels")
+# a filter hears what is said to its own logger, not to those below it
+LOGGERS = (
+    "trl", "accelerate", "peft", "DeepSpeed", "bitsandbytes", "bitsandbytes.backends.cpu.ops", "kernels", "kernels.hf_hub",
+)  # fmt: skip
 
 
 @contextmanager
