@@ -79,8 +79,8 @@ def load_adapter(
     weights (an adapter of the base on its chat version, say). Raises ModelError for what is no adapter, or one of
     another base, PlanError for a name that is taken; `model` is then as it was.
     """
-    extras.require("peft", extra="llm", purpose="an adapter")
     with quiet():
+        extras.require("peft", extra="llm", purpose="an adapter")
         from peft import LoraConfig, PeftModel, get_peft_model
 
     found = read_found(_place(folder), SIDE)

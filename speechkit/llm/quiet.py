@@ -15,7 +15,8 @@ __all__ = ["quiet"]
 
 # a filter hears what is said to its own logger, not to those below it
 LOGGERS = (
-    "trl", "accelerate", "peft", "DeepSpeed", "bitsandbytes", "bitsandbytes.backends.cpu.ops", "kernels", "kernels.hf_hub",
+    "trl", "accelerate", "peft", "DeepSpeed", "bitsandbytes", "bitsandbytes.backends.cpu.ops", "kernels",
+    "kernels.hf_hub",
 )  # fmt: skip
 
 
