@@ -17,6 +17,7 @@ from speechkit.errors import PlanError
 from speechkit.llm.lora_kernels import FusedReport, fuse, fused, keep_unpacked, layers_of, unfuse
 from speechkit.llm.lora_options import LoraOptions
 from speechkit.llm.lora_targets import experts_of, names_of, targets_of
+from speechkit.llm.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,8 +55,9 @@ def add_lora(
     fits; `fused(model)` says where it does not. Raises PlanError for targets that the model has not, for a part that
     it has not, and for a name that is taken.
     """
-    extras.require("peft", extra="llm", purpose="an adapter")
-    from peft import PeftModel, get_peft_model
+    with quiet():
+        extras.require("peft", extra="llm", purpose="an adapter")
+        from peft import PeftModel, get_peft_model
 
     options = LoraOptions() if options is None else options
     if not isinstance(options, LoraOptions):
