@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Card", "check_card", "model_card"]
 
+OF_SOURCE = ("library_name", "pipeline_tag", "model-index", "metrics", "base_model_relation")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
 # ids of https://huggingface.co/docs/hub/repositories-licenses
 LICENCES = frozenset(
@@ -59,7 +60,7 @@ def model_card(
 
     Raises ExportError for front matter that the Hub would not take, naming each fault.
     """
-    own = read_page(_own(facts)) if _own(facts) else Page({}, (Section("", f"# {repo_id.rpartition('/')[2]}"),))
+    own = _own_page(facts) or Page({}, (Section("", f"# {repo_id.rpartition('/')[2]}"),))
     page = joined(own, written_sections(facts, repo_id, own))
     kept: tuple[str, ...] = ()
     titles = tuple(section.title for section in page.sections)
@@ -91,6 +92,15 @@ def check_card(text: str) -> None:
     faults = [*_wrong(page.front), *_wrong_index(data.get("model-index") or [])]
     if faults:
         raise ExportError("the Hub would refuse the card's metadata: " + "; ".join(faults))
+
+
+def _own_page(facts: Facts) -> Page | None:
+    """The folder's own card, else that of what it was exported from, without what is true of that alone."""
+    if text := _own(facts):
+        return read_page(text)
+    if facts.source is None or (page := _own_page(facts.source)) is None:
+        return None
+    return Page({name: value for name, value in page.front.items() if name not in OF_SOURCE}, page.sections)
 
 
 def _own(facts: Facts) -> str:
@@ -141,7 +151,7 @@ def _metadata(
         "pipeline_tag": facts.task, "base_model": facts.base if facts.published else None,
         "base_model_relation": _relation(facts) if facts.published else None,
     }  # fmt: skip
-    if not facts.machine:
+    if facts.run is not None and not facts.machine:
         notes.append("the hardware is not known: say About(hardware='one T4, 16 GB') with yours")
     if facts.base and not facts.published:
         notes.append(
@@ -191,6 +201,8 @@ def _library(facts: Facts) -> str:
 
 
 def _relation(facts: Facts) -> str:
+    if facts.source is not None and facts.base == facts.source.base and facts.source.kind in ("adapter", "speech"):
+        return "finetune"  # of the base that its source was trained from
     if facts.kind == "gguf" or facts.config.get("quantization_config"):
         return "quantized"
     return "adapter" if facts.kind == "adapter" else "finetune"

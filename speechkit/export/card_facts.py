@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-from dataclasses import dataclass, field
-from fnmatch import fnmatch
-from math import exp, isfinite, prod
+from dataclasses import dataclass, field, replace
+from math import exp, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from speechkit.asr.checkpoint import ARCHITECTURES as SPEECH
 from speechkit.errors import ExportError
+from speechkit.export.card_weights import files_of, ggufs_of, parameters_of
 from speechkit.llm.families import ENCODER
 from speechkit.llm.registry import family_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
-__all__ = ["DATA_REPORTS", "HUB_ID", "About", "Facts", "Kind", "Measured", "read_facts", "read_record", "tensor_header"]
+__all__ = ["DATA_REPORTS", "HUB_ID", "About", "Facts", "Kind", "Measured", "read_facts", "read_record"]
 
 Kind = Literal["speech", "encoder", "llm", "sentences", "adapter", "gguf"]
 PERCENT = ("wer", "cer", "exact_match", "accuracy")  # kept as fractions, shown and published in percent
@@ -32,7 +32,6 @@ TASKS: dict[Kind, str] = {
     "speech": "automatic-speech-recognition", "encoder": "feature-extraction", "llm": "text-generation",
     "sentences": "sentence-similarity", "adapter": "text-generation", "gguf": "text-generation",
 }  # fmt: skip
-WEIGHTS = ("model.safetensors", "model-*.safetensors", "adapter_model*.safetensors")
 DATA_REPORTS = {"data.json": "training", "data-dev.json": "development"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LICENCE_LINE = re.compile(r"^license: *([\w.-]+)", re.MULTILINE)
@@ -71,6 +70,7 @@ class About:
     languages: tuple[str, ...] = ()  # ISO 639-1 or 639-3
     hardware: str = ""  # what it was trained on
     measured: tuple[Measured, ...] = ()  # results beside those of the run
+    source: str | os.PathLike[str] | None = None  # folder of the run or model that this was exported from
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class Facts:
     memory: str = ""  # precision and memory of the run
     parameters: int = 0
     ggufs: dict[str, dict[str, Any]] = field(default_factory=dict)  # file → metadata, parameters, bits per weight
+    source: Facts | None = None  # what this was exported from
 
     @property
     def task(self) -> str:
@@ -107,16 +108,20 @@ class Facts:
         """Every figure under a name that the next version can be compared by."""
         rows = {f"{one.name}, {one.data}": one.shown for one in self.measured}
         for file, proof in self.proofs.items():
+            what = file if self.kind == "gguf" else proof.get("quant") or file
             for key, name, scale in (("top1", "top-1 agreement %", 100), ("kl", "KL divergence", 1)):
                 if isinstance(proof.get(key), (int, float)) and isfinite(proof[key]):
-                    rows[f"{file}: {name}"] = round(scale * proof[key], 4)
+                    rows[f"{what}: {name}"] = round(scale * proof[key], 4)
         return rows
 
 
-def read_facts(folder: Path, about: About | None = None, files: Sequence[str] | None = None) -> Facts:
+def read_facts(
+    folder: Path, about: About | None = None, files: Sequence[str] | None = None, source: Facts | None = None
+) -> Facts:
     """Look at a folder; of GGUF files and proofs at those that fit a glob pattern of `files`.
 
-    Raises ExportError where no model is in it that could be published.
+    source: of what it was exported from; it tells what the folder does not. Raises ExportError where no model is in
+    the folder that could be published.
     """
     about = about or About()
     run = _run_of(folder)
@@ -124,22 +129,42 @@ def read_facts(folder: Path, about: About | None = None, files: Sequence[str] | 
     kind = _kind(model)
     origin = read_record(run / "origin.json") if run else {}
     config = read_record(model / ("adapter_config.json" if kind == "adapter" else "config.json"))
-    ggufs = _ggufs(model, files) if kind == "gguf" else {}
+    ggufs = ggufs_of(model, files) if kind == "gguf" else {}
     gguf = next(iter(ggufs.values()), {})
     proofs = _proofs(model, files)
     base, published = _base(about, origin, config, gguf, proofs)
     licence, where = _licence(model, about, origin, gguf)
     recipe = read_record(model / "recipe.json")
     side = read_record(model / "speechkit_adapter.json")
-    return Facts(
+    found = Facts(
         kind=kind, name=_name(run or folder, config), model=model, run=run, base=base, published=published,
         languages=_languages(about, origin, run, recipe, gguf), licence=licence, licence_from=where,
         measured=(*_results(run, origin), *_recipe_results(recipe), *about.measured),
         proofs=proofs, config=config, origin=origin, data=_data(run),
         versions=dict(origin.get("versions") or recipe.get("versions") or side.get("versions") or {}),
-        machine=about.hardware or str(origin.get("hardware") or ""), memory=_memory(run), parameters=_parameters(model),
+        machine=about.hardware or str(origin.get("hardware") or ""), memory=_memory(run),
+        parameters=0 if config.get("quantization_config") else parameters_of(model),
         ggufs=ggufs,
     )  # fmt: skip
+    return found if source is None else _with_source(found, source, about)
+
+
+def _with_source(found: Facts, source: Facts, about: About) -> Facts:
+    """What the source knows and the folder does not; the results of the source stay in its own words."""
+    told = not about.base and bool(source.base or not found.base)
+    return replace(
+        found,
+        source=source,
+        base=source.base if told else found.base,
+        published=source.published if told else found.published,
+        languages=found.languages or source.languages,
+        licence=found.licence or source.licence,
+        licence_from=found.licence_from or source.licence_from,
+        data=found.data or source.data,
+        versions=found.versions or source.versions,
+        machine=found.machine or source.machine,
+        memory=found.memory or source.memory,
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -149,26 +174,6 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def tensor_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file. Raises ExportError where the file is cut or is none."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                raise ValueError("its header is cut")
-            header: dict[str, Any] = json.loads(file.read(length))
-        ends = [row["data_offsets"][1] for name, row in header.items() if name != "__metadata__"]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"{path.name} is no whole safetensors file ({error}): save the model again") from error
-    if size != 8 + length + max(ends, default=0):
-        raise ExportError(
-            f"{path.name} holds {size:,} bytes, its header names {8 + length + max(ends, default=0):,}: it was cut "
-            "while it was written or copied; save the model again"
-        )
-    return header
 
 
 def _run_of(folder: Path) -> Path | None:
@@ -301,14 +306,9 @@ def _recipe_results(recipe: dict[str, Any]) -> list[Measured]:
     return made
 
 
-def _chosen(model: Path, ending: str, files: Sequence[str] | None) -> list[Path]:
-    found = sorted(model.glob(f"*{ending}"))
-    return [path for path in found if files is None or any(fnmatch(path.name, pattern) for pattern in files)]
-
-
 def _proofs(model: Path, files: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     found = {}
-    for path in _chosen(model, ".proof.json", files):
+    for path in files_of(model, ".proof.json", files):
         stem = path.name.removesuffix(".proof.json")
         if row := read_record(path):
             file = f"{stem}.gguf"
@@ -335,34 +335,3 @@ def _memory(run: Path | None) -> str:
     if _finite(row.get("memory_mib")):
         parts.append(f"peak {row.get('memory_of', 'memory')}: {row['memory_mib']:,.0f} MiB")
     return "; ".join(parts)
-
-
-def _parameters(model: Path) -> int:
-    """Numbers in the safetensors files; 0 for packed weights, which the header does not count, and for none."""
-    if read_record(model / "config.json").get("quantization_config"):
-        return 0
-    headers = [tensor_header(path) for shape in WEIGHTS for path in sorted(model.glob(shape))]
-    return sum(prod(row["shape"]) for header in headers for name, row in header.items() if name != "__metadata__")
-
-
-def _ggufs(model: Path, files: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """Of each file the plain values of its metadata, with "parameters" and "bits" per weight; none without gguf."""
-    chosen = _chosen(model, ".gguf", files)
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        return {path.name: {} for path in chosen}
-    made = {}
-    for path in chosen:
-        try:
-            reader = GGUFReader(path)
-            count = sum(int(tensor.n_elements) for tensor in reader.tensors)
-            size = sum(int(tensor.n_bytes) for tensor in reader.tensors)
-            wanted = [
-                one for one in reader.fields.values() if one.name.startswith("general.") or "context_" in one.name
-            ]
-            row: dict[str, Any] = {one.name: one.contents() for one in wanted}
-        except (ValueError, IndexError, KeyError, OSError) as error:
-            raise ExportError(f"{path.name} is no whole GGUF file ({error}): export it again") from error
-        made[path.name] = row | {"parameters": count, "bits": 8 * size / count if count else 0.0}
-    return made

@@ -76,10 +76,9 @@ def _packed(facts: Facts) -> str:
     how = facts.config.get("quantization_config")
     if not isinstance(how, dict):
         return ""
-    kind = how.get("bnb_4bit_quant_type") or how.get("quant_type") or "fewer bits"
-    return (
-        f", weights packed by {how.get('quant_method', 'its library')} ({kind if isinstance(kind, str) else 'torchao'})"
-    )
+    kinds = [str(proof["quant"]) for proof in facts.proofs.values() if proof.get("quant")]
+    kind = kinds[0] if kinds else str(how.get("bnb_4bit_quant_type") or "fewer bits")
+    return f", weights packed by {how.get('quant_method', 'its library')} ({kind})"
 
 
 def _linked(facts: Facts) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import replace
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from speechkit.export.hub_files import gather, refuse_secrets
 from speechkit.export.hub_push import Push
 from speechkit.export.hub_repo import BRANCH, Repository, Standing, endpoint
 from speechkit.export.hub_report import PushReport
-from speechkit.export.hub_source import opened
+from speechkit.export.hub_source import folder_named, opened
 from speechkit.export.versions import RECORDS, SHAPE, Release, Version, latest_of, releases_from_json, versions_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def push(
     refuse_secrets("message", (message or "").encode())
     started = time.monotonic()
     with opened(folder_or_model, tokenizer, files) as (folder, wanted):
-        facts = read_facts(folder, about, wanted)
+        source = read_facts(folder_named(fspath(about.source))) if about and about.source else None
+        facts = read_facts(folder, about, wanted, source)
         uploads, left = gather(facts, wanted, about.base if about else "")
         job = Push(repo_id, private, version, message or "", facts, uploads, left)
         report = job.planned() if dry_run else job.go()

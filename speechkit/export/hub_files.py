@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import ExportError
-from speechkit.export.card_facts import DATA_REPORTS, tensor_header
+from speechkit.export.card_facts import DATA_REPORTS
+from speechkit.export.card_weights import tensor_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

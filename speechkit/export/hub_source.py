@@ -16,7 +16,7 @@ from speechkit.errors import ExportError, PlanError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["opened"]
+__all__ = ["folder_named", "opened"]
 
 
 @contextmanager
@@ -24,8 +24,10 @@ def opened(
     what: Any, tokenizer: Any = None, files: Sequence[str] | None = None
 ) -> Iterator[tuple[Path, Sequence[str] | None]]:
     """(the folder, the glob patterns of what is wanted in it). Raises ExportError for what holds no model."""
+    if isinstance(what, tuple) and len(what) == 2 and tokenizer is None:  # what load_llm returns
+        what, tokenizer = what
     if isinstance(what, (str, os.PathLike)):
-        yield _folder(os.fspath(what), files)
+        yield _chosen(os.fspath(what), files)
     elif isinstance(folder := getattr(what, "folder", None), (str, os.PathLike)):  # the result of a run
         yield Path(folder), files
     elif isinstance(made := getattr(what, "files", None), (list, tuple)) and made:  # the report of an export
@@ -35,19 +37,23 @@ def opened(
             yield _saved(what, tokenizer, Path(place) / "model"), files
 
 
-def _folder(name: str, files: Sequence[str] | None) -> tuple[Path, Sequence[str] | None]:
+def folder_named(name: str) -> Path:
+    """A folder by its path, or that of an embedded model by its name. Raises ExportError for anything else."""
     from speechkit import demo
 
     path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return _exported([path], files)
     if name.startswith("demo/") and not path.exists():
-        return demo.model_path(name.removeprefix("demo/")), files
+        return demo.model_path(name.removeprefix("demo/"))
     if path.is_file():
         raise ExportError(f"{path.name} is a file; give the folder that it lies in, or a .gguf file")
     if not path.is_dir():
         raise ExportError(f"{name} is no folder here: give the folder of a run, a model, an adapter or of GGUF files")
-    return path, files
+    return path
+
+
+def _chosen(name: str, files: Sequence[str] | None) -> tuple[Path, Sequence[str] | None]:
+    path = Path(name).expanduser()
+    return _exported([path], files) if path.is_file() and path.suffix == ".gguf" else (folder_named(name), files)
 
 
 def _exported(made: Sequence[Path], files: Sequence[str] | None) -> tuple[Path, Sequence[str] | None]:

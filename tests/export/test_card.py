@@ -103,6 +103,9 @@ def test_an_llm_runs_card_holds_loss_and_perplexity_and_the_adapters_shape(llm_r
     assert (data.library_name, data.base_model, data.base_model_relation) == ("peft", "owner/tiny", "adapter")
     assert "- `r`: 4" in card and "- `lora_alpha`: 8" in card and "speechkit llm-finetune --config run.json" in card
     assert str(llm_run.parent) not in card
+    notes = model_card(read_facts(llm_run), REPO).notes
+    assert any("hardware is not known" in note for note in notes)
+    assert any("the base model 'tiny-base' is not in the metadata" in note for note in notes)
 
 
 def test_the_best_folder_of_a_run_is_described_as_the_run(speech_run: Path) -> None:
@@ -264,6 +267,22 @@ def test_a_gguf_that_was_cut_is_refused(tmp_path: Path) -> None:
         read_facts(tmp_path)
 
 
+def test_an_export_of_a_run_tells_of_the_run_and_claims_none_of_its_figures(llm_run: Path, tmp_path: Path) -> None:
+    gguf(tmp_path / "sums-Q8_0.gguf", "Q8_0", source="best", verdict="passed", top1=1.0, kl=0.0)
+    source = read_facts(llm_run, About(base="owner/tiny"))
+    facts = read_facts(tmp_path, None, None, source)
+    card = model_card(facts, REPO).text
+    data = ModelCard(card).data
+    for told in ("tiny-base fine-tuned", "Nats per answered token", "12 rows, ", "llm-finetune --config", "| passed |"):
+        assert told in card, told
+    assert (data.library_name, data.license, data.eval_results) == ("gguf", "mit", None)
+    assert (data.base_model, data.base_model_relation) == ("owner/tiny", "finetune")
+    assert not any(name.startswith(("loss", "perplexity")) for name in facts.metrics)
+    of_the_run = About(base="anna/sums")
+    data = ModelCard(model_card(read_facts(tmp_path, of_the_run, None, source), REPO).text).data
+    assert (data.base_model, data.base_model_relation) == ("anna/sums", "quantized")
+
+
 # what the metadata may say
 
 
@@ -352,5 +371,4 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     card = model_card(read_facts(tmp_path), REPO)
     assert any("no licence is known" in note for note in card.notes)
-    assert any("hardware is not known" in note for note in card.notes)
     assert "A llama language model" in card.text and "license" not in card.metadata
