@@ -1,4 +1,4 @@
-"""Modelfiles: a template is written where it renders as the file's own does, byte for byte; Go's rules by its manual."""
+"""Modelfiles: a template is written where it renders as the file's own, byte for byte; Go's rules by its manual."""
 
 from __future__ import annotations
 
