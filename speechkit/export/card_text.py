@@ -27,6 +27,9 @@ WRITTEN = frozenset({
 })  # fmt: skip
 
 
+FIRST = ("Use it", "Exported files", "How it was checked")  # after the opening, in a card that lacks them
+
+
 @dataclass(frozen=True)
 class Section:
     """From one heading of the second level to the next; `title` is "" for what stands before the first."""
@@ -69,13 +72,12 @@ def read_page(text: str, where: str = "README.md") -> Page:
     return Page(front, tuple(_sections(_filled(plain))))
 
 
-def joined(page: Page, written: Iterable[Section], first: str = "Use it") -> Page:
-    """`page` with the sections of the push: each in the place of what it renews, others at the end, `first` first."""
+def joined(page: Page, written: Iterable[Section]) -> Page:
+    """`page` with the sections of the push: each in the place of what it renews, else `FIRST` first, others last."""
     fresh = {section.title: section for section in written}
     kept = [fresh.pop(section.title, section) for section in page.sections]
-    if first in fresh and len(kept) > 1:
-        kept.insert(1, fresh.pop(first))
-    return replace(page, sections=(*kept, *fresh.values()))
+    first = [fresh.pop(title) for title in FIRST if title in fresh]
+    return replace(page, sections=(*kept[:1], *first, *kept[1:], *fresh.values()))
 
 
 def carried_over(page: Page, there: Page, pushed: Sequence[str] = ()) -> tuple[Page, tuple[str, ...]]:

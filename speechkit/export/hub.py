@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import ExportError
 from speechkit.export.card_facts import About, Measured, read_facts
-from speechkit.export.hub_errors import told
-from speechkit.export.hub_files import gather, refuse_secrets
+from speechkit.export.hub_errors import LOG_IN, told
+from speechkit.export.hub_files import gather
 from speechkit.export.hub_push import Push
 from speechkit.export.hub_repo import BRANCH, Repository, Standing, endpoint
 from speechkit.export.hub_report import PushReport
+from speechkit.export.hub_secrets import Mine, refuse_secrets
 from speechkit.export.hub_source import folder_named, opened
 from speechkit.export.versions import RECORDS, SHAPE, Release, Version, latest_of, releases_from_json, versions_of
 
@@ -60,13 +61,14 @@ def push(
     _check_id(repo_id)
     if version != "auto":
         Version.read(version)
-    refuse_secrets("message", (message or "").encode())
+    mine = Mine() if dry_run else _logged_in(repo_id)
+    refuse_secrets("message", (message or "").encode(), mine)
     started = time.monotonic()
     with opened(folder_or_model, tokenizer, files) as (folder, wanted):
         source = read_facts(folder_named(fspath(about.source))) if about and about.source else None
         facts = read_facts(folder, about, wanted, source)
-        uploads, left = gather(facts, wanted, about.base if about else "")
-        job = Push(repo_id, private, version, message or "", facts, uploads, left)
+        uploads, left = gather(facts, wanted, about.base if about else "", mine)
+        job = Push(repo_id, private, version, message or "", facts, uploads, left, mine)
         report = job.planned() if dry_run else job.go()
     return replace(report, seconds=time.monotonic() - started)
 
@@ -114,6 +116,14 @@ def versions(repo_id: str) -> list[Release]:
     standing, records = told("listing the versions", repo_id, listed)
     names = [str(one) for one in reversed(versions_of(standing.tags))]
     return [replace(records.get(name, Release(name, "")), commit=standing.tags[name]) for name in names]
+
+
+def _logged_in(repo_id: str) -> Mine:
+    """The token, to be looked for in files. Raises ExportError where there is none."""
+    mine = told("looking for the token", repo_id, Mine.here)
+    if not mine:
+        raise ExportError(f"a push needs a token, and none is found: {LOG_IN}. dry_run=True needs none")
+    return mine
 
 
 def _check_id(repo_id: str) -> None:

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from speechkit.errors import ExportError, SpeechkitError
-from speechkit.export.hub_files import redacted
+from speechkit.export.hub_secrets import Mine, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,10 +47,10 @@ def told(doing: str, repo_id: str, call: Callable[[], T]) -> T:
     """`call()`; what goes wrong with the Hub or the network becomes an ExportError that says what to do."""
     try:
         return call()
-    except _failures(RuntimeError, ValueError, OSError) as error:
+    except _failures(_keyless(), RuntimeError, ValueError, OSError) as error:
         if isinstance(error, SpeechkitError):
             raise
-        message = redacted(_advice(error, doing, repo_id))
+        message = redacted(_advice(error, doing, repo_id), _mine())
     # raised outside of the handler: an exception that hangs on the Hub's would hold the request
     raise ExportError(message)
 
@@ -72,6 +72,21 @@ def _transport() -> tuple[type[Exception], ...]:
 
     # its own httpx: releases differ in which package that is
     return (utils.httpx.HTTPError,)  # type: ignore[attr-defined]
+
+
+def _keyless() -> type[Exception]:
+    """What releases that log in without a token raise where that fails; older ones have no such exception."""
+    from huggingface_hub import errors
+
+    return getattr(errors, "OIDCError", OSError)
+
+
+def _mine() -> Mine:
+    """The token, to hide it; where it cannot be had it was not sent either."""
+    try:
+        return Mine.here()
+    except _failures(_keyless(), RuntimeError, ValueError, OSError):
+        return Mine()
 
 
 def _failures(*more: type[Exception]) -> tuple[type[Exception], ...]:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from speechkit.errors import ExportError
 from speechkit.export.card_facts import DATA_REPORTS
 from speechkit.export.card_weights import tensor_header
+from speechkit.export.hub_secrets import Mine, refuse_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from speechkit.export.card_facts import Facts
 
-__all__ = ["TOKENS", "Upload", "gather", "redacted", "refuse_secrets"]
+__all__ = ["Upload", "gather"]
 
 ALLOWED = frozenset({
     ".safetensors", ".gguf", ".json", ".jsonl", ".txt", ".md", ".jinja", ".model", ".csv", ".tsv", ".toml", ".yaml",
@@ -41,16 +42,6 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 UNFINISHED = (".new", ".old", ".tmp", ".partial", ".incomplete", ".part")
-NO_TEXT = frozenset({".safetensors", ".gguf", ".png", ".jpg", ".jpeg"})
-TOKENS: dict[str, re.Pattern[bytes]] = {
-    "a Hugging Face token": re.compile(rb"(?<![A-Za-z0-9])(hf|api_org)_[A-Za-z0-9]{20,}"),
-    "a GitHub token": re.compile(rb"(?<![A-Za-z0-9])(ghp|gho|ghs|github_pat)_[A-Za-z0-9_]{30,}"),
-    "an API key": re.compile(rb"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{32,}"),
-    "an AWS key": re.compile(rb"(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}(?![0-9A-Za-z])"),
-    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-}
-BLOCK, OVERLAP = 2**20, 512  # bytes read at once, and looked at twice at the seam
-HEAD = 2**23  # bytes of a GGUF file that can hold its metadata
 SMALL = 2**20  # larger JSON is a vocabulary, which names no folder
 
 
@@ -64,12 +55,13 @@ class Upload:
 
 
 def gather(
-    facts: Facts, files: Sequence[str] | None = None, base: str = ""
+    facts: Facts, files: Sequence[str] | None = None, base: str = "", mine: Mine | None = None
 ) -> tuple[list[Upload], list[tuple[str, str]]]:
     """(what is published, but for card and changelog; what is not, with the reason), both sorted by path.
 
     files: glob patterns; only what fits one goes. base: the id to put where an adapter names a folder of this machine
-    as its base. Raises ExportError for a file that holds a secret, for weights that were cut, and where none are left.
+    as its base. mine: this machine's token, to be looked for too. Raises ExportError for a file that holds a secret,
+    for weights that were cut, and where none are left.
     """
     uploads, left = [], []
     for path, place in _found(facts):
@@ -78,67 +70,13 @@ def gather(
             continue
         if place.suffix == ".safetensors":
             tensor_header(place)
-        refuse_secrets(path, place)
+        refuse_secrets(path, place, mine)
         made = _cleaned(path, place, facts, base)
         uploads.append(Upload(path, len(made) if isinstance(made, bytes) else place.stat().st_size, made))
     if not any(upload.path.endswith((".safetensors", ".gguf")) for upload in uploads):
         asked = f" that fits {', '.join(map(repr, files))}" if files else ""
         raise ExportError(f"{facts.name} holds no weights{asked}: there would be a card without a model")
     return uploads, left
-
-
-def refuse_secrets(path: str, content: Path | bytes) -> None:
-    """Raise ExportError where a file that is to be published holds what looks like a token; it is not repeated."""
-    mine = _own_token()
-    line = 1
-    for block in _blocks(content):
-        for what, pattern in TOKENS.items():
-            if found := pattern.search(block):
-                _refuse(path, what, line + block.count(b"\n", 0, found.start()))
-        if mine and (at := block.find(mine)) >= 0:
-            _refuse(path, "the token of this machine", line + block.count(b"\n", 0, at))
-        line += block[: -OVERLAP or None].count(b"\n") if len(block) > OVERLAP else 0
-
-
-def redacted(text: str) -> str:
-    """`text` without anything that looks like a token: servers repeat what they were sent."""
-    mine = _own_token()
-    plain = text.replace(mine.decode(), "hf_…") if mine else text
-    for pattern in TOKENS.values():
-        plain = re.sub(pattern.pattern.decode(), "hf_…", plain)
-    return plain
-
-
-def _own_token() -> bytes:
-    from huggingface_hub import get_token
-
-    return (get_token() or "").encode()
-
-
-def _refuse(path: str, what: str, line: int) -> None:
-    raise ExportError(
-        f"{path}, line {line}, holds what looks like {what}, and would be published: take it out of the file, and "
-        "revoke it (https://huggingface.co/settings/tokens) if others could have seen it. Nothing was sent"
-    )
-
-
-def _blocks(content: Path | bytes) -> Iterator[bytes]:
-    """What can hold text: all of a text, the header of weights. Each block begins with the end of the one before."""
-    if isinstance(content, bytes):
-        yield content
-        return
-    limit = content.stat().st_size
-    if content.suffix == ".safetensors":
-        with content.open("rb") as file:
-            limit = 8 + int.from_bytes(file.read(8), "little")
-    elif content.suffix in NO_TEXT:
-        limit = min(limit, HEAD)
-    with content.open("rb") as file:
-        before = b""
-        while limit > 0 and (block := file.read(min(BLOCK, limit))):
-            limit -= len(block)
-            yield before + block
-            before = block[-OVERLAP:]
 
 
 def _found(facts: Facts) -> list[tuple[str, Path]]:

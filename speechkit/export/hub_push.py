@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from speechkit.errors import ExportError
 from speechkit.export.card import Card, model_card
 from speechkit.export.hub_errors import told
-from speechkit.export.hub_files import refuse_secrets
-from speechkit.export.hub_repo import Repository, Standing, endpoint, logged_in
+from speechkit.export.hub_repo import Repository, Standing, endpoint
 from speechkit.export.hub_report import PushedFile, PushReport
+from speechkit.export.hub_secrets import Mine, refuse_secrets
 from speechkit.export.versions import (
     CHANGELOG,
     RECORDS,
@@ -91,6 +91,7 @@ class Push:
     facts: Facts
     uploads: list[Upload]
     left: list[tuple[str, str]]
+    mine: Mine
 
     def planned(self) -> PushReport:
         """What would go, by what is here alone."""
@@ -106,7 +107,6 @@ class Push:
 
     def go(self) -> PushReport:
         """Look at what is there, decide the version, send, tag."""
-        logged_in()
         repo = self._repository()
         seen = told(f"opening {self.repo_id}", self.repo_id, lambda: self._opened(repo))
         made = self._next(seen)
@@ -182,7 +182,7 @@ class Push:
         log, records = prepend_entry(seen.changelog, entry), releases_to_json([release, *seen.releases])
         texts = {CARD: card.text, CHANGELOG: log, RECORDS: records}
         for name, text in texts.items():
-            refuse_secrets(name, text.encode())
+            refuse_secrets(name, text.encode(), self.mine)
         states |= {name: "changed" if name in seen.standing.files else "new" for name in texts}
         return _Next(release, reason, card, entry, texts, states, removed, tuple(sorted(staying)))
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from speechkit.errors import ExportError
-from speechkit.export.hub_errors import LOG_IN, patient, status_of
+from speechkit.export.hub_errors import patient, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from huggingface_hub import HfApi
 
-__all__ = ["BRANCH", "Repository", "Standing", "endpoint", "logged_in"]
+__all__ = ["BRANCH", "Repository", "Standing", "endpoint"]
 
 BRANCH = "main"
 REPLY_S = 10.0  # huggingface_hub waits without limit for a server that accepts and says nothing
@@ -183,14 +183,6 @@ def endpoint() -> str:
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise ExportError(f"HF_ENDPOINT is {found}: over http:// the token could be read on its way; use https://")
     return found
-
-
-def logged_in() -> None:
-    """Raise ExportError where there is no token; it is only asked for here, not kept."""
-    from huggingface_hub import get_token
-
-    if not get_token():
-        raise ExportError(f"a push needs a token, and none is found: {LOG_IN}. dry_run=True needs none")
 
 
 def _passing(answer: Any) -> Any:

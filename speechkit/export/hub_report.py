@@ -110,10 +110,14 @@ def push_html(report: PushReport) -> str:
 
 
 def _row(cells: tuple[str, ...], tag: str = "td") -> str:
-    style = f"text-align:left;padding:2px 12px 2px 0;border-bottom:1px solid {LINE.light};border-color:{LINE.css}"
+    # a notebook paints rows and cells in its own theme, which need not be that of the browser
+    style = (
+        "text-align:left;color:inherit;background:none;padding:2px 12px 2px 0;"
+        f"border-bottom:1px solid {LINE.light};border-color:{LINE.css}"
+    )
     scope = ' scope="col"' if tag == "th" else ""
     made = "".join(f'<{tag}{scope} style="{style}">{cell}</{tag}>' for cell in cells)
-    return f"<tr>{made}</tr>"
+    return f'<tr style="background:none">{made}</tr>'
 
 
 def _folded(title: str, inside: str, unfolded: bool = False) -> str:

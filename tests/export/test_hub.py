@@ -222,7 +222,7 @@ def test_without_a_token_the_way_to_log_in_is_told(
     hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(ExportError, match=r"needs a token, and none is found: log in with `hf auth login`"):
+    with pytest.raises(ExportError, match=r"a push needs a token, and none is found: log in with `hf auth login`"):
         push(model, REPO)
     assert not hub.requests
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from safetensors.numpy import save_file
 
 from speechkit.errors import ExportError
 from speechkit.export.card_facts import read_facts
-from speechkit.export.hub_files import BLOCK, gather, redacted, refuse_secrets
+from speechkit.export.hub_files import gather
+from speechkit.export.hub_secrets import BLOCK, Mine, redacted, refuse_secrets
 
 TOKEN = "hf_" + "k3M" * 11 + "q"
 
@@ -123,7 +125,8 @@ def test_a_link_out_of_the_folder_is_left_out_and_the_hubs_cache_is_followed(mod
 
 
 SECRETS = {
-    "hub": TOKEN, "old-hub": "api_org_" + "a" * 34, "github": "ghp_" + "a" * 36, "openai": "sk-" + "a" * 40,
+    "hub": TOKEN, "hub-oauth": "hf_oauth_" + "eyJhbGciOi" * 3 + ".abc.def",
+    "old-hub": "api_org_" + "a" * 34, "github": "ghp_" + "a" * 36, "openai": "sk-" + "a" * 40,
     "aws": "AKIA" + "A" * 16, "key": "-----BEGIN OPENSSH PRIVATE KEY-----",
 }  # fmt: skip
 
@@ -150,9 +153,17 @@ def test_the_token_of_this_machine_is_found_whatever_it_looks_like(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "corporate!login!77")
     (model / "notes.txt").write_text("see corporate!login!77")
+    mine = Mine.here()
     with pytest.raises(ExportError, match="the token of this machine") as caught:
-        gathered(model)
-    assert "login!77" not in str(caught.value)
+        gather(read_facts(model), mine=mine)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert "login!77" not in "".join(shown.format()) + repr(mine) + str(mine)
+    assert mine.hidden("a corporate!login!77 b") == "a hf_… b"
+
+
+def test_a_token_of_a_few_letters_is_not_found_everywhere(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "a")
+    assert gather(read_facts(model), mine=Mine.here())[0]
 
 
 @pytest.mark.parametrize("at", [BLOCK - 20, BLOCK, 3 * BLOCK - 5])
