@@ -87,11 +87,17 @@ def tensor_types(
     layers = 1 + max((_layer(name) for name in shapes), default=-1)
     model = _Model(
         kind, layers, experts, sum(_category(name) == "v" for name in shapes), "output.weight" not in shapes,
-        arch in ("llama", "qwen2") and layers == 80, imatrix,
+        layers == 80 and (arch == "qwen2" or (arch == "llama" and _grouped(shapes))), imatrix,
     )  # fmt: skip
     order = sorted((name for name in shapes if _category(name) == "v"), key=_layer)
     place = {name: number for number, name in enumerate(order)}
     return {name: _type(name, shape, model, place.get(name, 0)) for name, shape in shapes.items()}
+
+
+def _grouped(shapes: Mapping[str, Shape]) -> bool:
+    """Whether several heads of queries share one of keys, which tells the 70B from the 65B of Llama 1."""
+    query, key = shapes.get("blk.0.attn_q.weight", (0,)), shapes.get("blk.0.attn_k.weight", (0,))
+    return key[0] < query[0]
 
 
 def _type(name: str, shape: Shape, model: _Model, place: int) -> str:
