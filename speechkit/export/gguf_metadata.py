@@ -131,8 +131,8 @@ def _add_yarn(writer: GGUFWriter, row: Architecture, text: Any, rope: dict[str, 
     fast, slow = float(rope.get("beta_fast") or 32), float(rope.get("beta_slow") or 1)
     if _bounds(rope, text, fast, slow) != _bounds(rope, text, 32, 1):
         raise ExportError(
-            f"YaRN's beta_fast and beta_slow are {fast:g} and {slow:g}; llama.cpp's {row.arch} reads neither, and would "
-            "scale other frequencies (it takes 32 and 1)"
+            f"YaRN's beta_fast and beta_slow are {fast:g} and {slow:g}; llama.cpp's {row.arch} reads neither, and "
+            "would scale other frequencies (it takes 32 and 1)"
         )
     writer.add_rope_scaling_yarn_beta_fast(fast)
     writer.add_rope_scaling_yarn_beta_slow(slow)
