@@ -4,10 +4,11 @@
     packed = quantize(weight, "Q4_K", importance=squares) # (K,): mean of the squared inputs, see `imatrix`
     weight = dequantize(packed, "Q4_K")                   # (N, K) float32
 
-The search is llama.cpp's, and so are the bytes. On a CPU numba compiles it (once; kept on disk), and threads work on
-chunks of rows; without numba NumPy gives the same bytes, slowly. Weights on a CUDA device are searched there by the
-Triton kernel `speechkit_kernels.k_quant`, where no importance is given. Any float dtype, any strides: a chunk at a time
-becomes contiguous float32, so that memory stays near what goes in and out.
+The search is llama.cpp's, and so are the bytes; only the codes of a sub-block whose scale is nought, which mean nothing
+then, may differ. On a CPU numba compiles it (once; kept on disk), and threads work on chunks of rows; without numba
+NumPy gives the same bytes, slowly. Weights on a CUDA device are searched there by the Triton kernel
+`speechkit_kernels.k_quant`, where no importance is given. Any float dtype, any strides: a chunk at a time becomes
+contiguous float32, so that memory stays near what goes in and out.
 """
 
 from __future__ import annotations

@@ -14,13 +14,18 @@ import pytest
 from gguf.constants import GGML_QUANT_SIZES
 
 
-@cache
-def _function() -> Any:
+def library_of_xllamacpp() -> ctypes.CDLL:
+    """The library with llama.cpp in it; a skip where the package is not installed."""
     found = importlib.util.find_spec("xllamacpp")
     if found is None or not found.submodule_search_locations:
         pytest.skip("xllamacpp is not installed")
     (path,) = Path(next(iter(found.submodule_search_locations))).glob("xllamacpp*.so")
-    function = ctypes.CDLL(str(path)).ggml_quantize_chunk
+    return ctypes.CDLL(str(path))
+
+
+@cache
+def _function() -> Any:
+    function = library_of_xllamacpp().ggml_quantize_chunk
     whole, pointer = ctypes.c_int64, ctypes.c_void_p
     function.argtypes = [ctypes.c_int, pointer, pointer, whole, whole, whole, pointer]
     function.restype = ctypes.c_size_t

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "llm"))
 
+from kquants_oracle import library_of_xllamacpp
 from tiny_llms import tiny
 
 from speechkit.errors import DataError, ModelError, OutputError, PlanError
@@ -190,6 +193,37 @@ def test_what_is_saved_is_llama_cpps_format_and_loads_again(tmp_path: Path) -> N
         np.testing.assert_allclose(again[name], found[name], rtol=1e-6)
         assert np.array_equal(again.counts[name], found.counts[name])
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Params(ctypes.Structure):
+    """llama.cpp's gguf_init_params."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+def test_llama_cpp_itself_opens_the_file_and_finds_sums_and_counts(tmp_path: Path) -> None:
+    found = importance_of(tiny("mixtral"), Letters(), TEXTS)
+    path = save_imatrix(found, tmp_path / "imatrix.gguf")
+    library = library_of_xllamacpp()
+    pointer, whole = ctypes.c_void_p, ctypes.c_int64
+    library.gguf_init_from_file.argtypes, library.gguf_init_from_file.restype = (ctypes.c_char_p, Params), pointer
+    for name, taken, given in (
+        ("gguf_get_n_tensors", (pointer,), whole), ("gguf_find_tensor", (pointer, ctypes.c_char_p), whole),
+        ("gguf_get_tensor_size", (pointer, whole), ctypes.c_size_t), ("gguf_free", (pointer,), None),
+        ("gguf_find_key", (pointer, ctypes.c_char_p), whole), ("gguf_get_val_u32", (pointer, whole), ctypes.c_uint32),
+    ):  # fmt: skip
+        getattr(library, name).argtypes, getattr(library, name).restype = taken, given
+    opened = library.gguf_init_from_file(str(path).encode(), Params(True, None))
+    assert opened
+    try:
+        assert library.gguf_get_n_tensors(opened) == 2 * len(found)
+        assert library.gguf_get_val_u32(opened, library.gguf_find_key(opened, b"imatrix.chunk_size")) == 512
+        for name, values in found.items():
+            for suffix, count in ((".in_sum2", values.size), (".counts", found.counts[name].size)):
+                at = library.gguf_find_tensor(opened, (name + suffix).encode())
+                assert library.gguf_get_tensor_size(opened, at) == 4 * count
+    finally:
+        library.gguf_free(opened)
 
 
 def test_a_plain_mapping_can_be_saved(tmp_path: Path) -> None:

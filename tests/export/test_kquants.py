@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,20 @@ def test_without_numba_a_warning_says_so_and_how_to_get_it(monkeypatch: pytest.M
         assert kquants.engine()[0] == "numpy"
     finally:
         kquants._compiled.cache_clear()
+
+
+def test_where_no_folder_can_be_written_it_is_compiled_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    numba = pytest.importorskip("numba")
+    from speechkit.export import kquants_numba
+
+    def no_place(function: Any = None, **options: Any) -> Any:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(function, **options)
+
+    njit = numba.njit
+    monkeypatch.setattr(kquants_numba.numba, "njit", no_place)
+    assert kquants_numba.compiled(lambda x: x + 1)(1) == 2
 
 
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0"])
