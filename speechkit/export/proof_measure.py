@@ -122,6 +122,8 @@ def _chat(chat: Chat, told: dict[str, Any], facts: Facts) -> tuple[str, str]:
         return "", ""
     if facts.begins and not chat.text.startswith(facts.bos) and tuple(ids[1:]) == chat.ids:
         return "", f"llama.cpp puts {facts.bos} before a conversation, the source's template does not"
+    if facts.stripping:
+        return "", f"white space beside {facts.stripping[0]} is kept by llama.cpp, dropped by this tokenizer"
     return f"the same text, {_apart(chat.ids, ids)}", ""
 
 

@@ -77,6 +77,7 @@ class Facts:
     bos: str  # the text of the token that begins, "" for none
     begins: bool  # whether the tokenizer puts it before a text
     drawn: int  # a token of printable ASCII
+    stripping: tuple[str, ...] = ()  # tokens that swallow white space beside them
     notes: tuple[str, ...] = ()
 
     @property
@@ -168,7 +169,7 @@ def read_facts(
         tokens=tuple(tuple(tokenizer(text, add_special_tokens=special)["input_ids"]) for text, special in texts),
         chats=tuple(chats_of(tokenizer)) if getattr(tokenizer, "chat_template", None) else (), rows=rows, asked=asked,
         stops=stops, bos=bos, begins=bool(bos) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id],
-        drawn=_printable(tokenizer), notes=(*notes, *more),
+        drawn=_printable(tokenizer), stripping=stripping(tokenizer), notes=(*notes, *more),
     )  # fmt: skip
 
 
@@ -248,11 +249,17 @@ def _composed(tokenizer: Any, texts: list[tuple[str, bool]]) -> tuple[list[tuple
 def _of_specials(tokenizer: Any, most: int = 48) -> list[str]:
     added = sorted({str(token) for token in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens))
     step = max(1, len(added) // most)
-    found = added[::step][:most]
+    found, bare = added[::step][:most], set(stripping(tokenizer))
     return [
-        *(f"one{token}two {token} three\n{token}\n{token}{token}" for token in found),
-        "".join(found[:8]) + " and < | im_start | > <s > [INST ] </ s>",
+        *(f"one{one}two{one}{one}three" + ("" if one in bare else f" {one} four\n{one}\n{one}") for one in found),
+        "".join(found[:8]) + "and < | im_start | > <s > [INST ] </ s>",
     ]
+
+
+def stripping(tokenizer: Any) -> tuple[str, ...]:
+    """Added tokens that swallow white space beside them: llama.cpp knows this of a few models, by their names alone."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return tuple(token.content for token in added if token.lstrip or token.rstrip)
 
 
 def _of_vocabulary(tokenizer: Any, count: int = 640, together: int = 8) -> list[str]:

@@ -112,6 +112,15 @@ def test_a_plain_model_that_was_given_keeps_its_precision(model: tuple[Any, Any]
     assert {weight.dtype for weight in model[0].parameters()} == {torch.float32}
 
 
+def test_an_adapter_of_a_4_bit_base_is_merged_onto_the_base_in_16_bits(tmp_path: Path) -> None:
+    base, tokenizer = load_llm("demo/chat", device="cpu", kernels=False, dtype="float32", quant="nf4")
+    report = export_merged((adapted(base), tokenizer), tmp_path / "out", base="demo/chat", prompts=PROMPTS)
+    assert report.proof.passed and "base loaded anew" in report.merge
+    written, _ = load_llm(tmp_path / "out", device="cpu", kernels=False)
+    kept = load_llm("demo/chat", device="cpu", kernels=False)[0].model.layers[0].self_attn.v_proj.weight
+    assert torch.equal(written.model.layers[0].self_attn.v_proj.weight.float(), kept.bfloat16().float())
+
+
 def test_an_adapter_that_changes_nothing_is_refused(model: tuple[Any, Any], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="changes nothing"):
         export_merged((adapted(model[0], size=0.0), model[1]), tmp_path / "out", prompts=PROMPTS)
