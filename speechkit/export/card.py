@@ -24,7 +24,7 @@ __all__ = ["Card", "check_card", "model_card"]
 
 OF_SOURCE = ("library_name", "pipeline_tag", "model-index", "metrics", "base_model_relation")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
-# ids of https://huggingface.co/docs/hub/repositories-licenses
+# ids of https://huggingface.co/docs/hub/repositories-licenses, to which the Hub adds: any other is only remarked on
 LICENCES = frozenset(
     """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m afl-3.0
@@ -33,7 +33,7 @@ cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by
 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
 lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0
-openmdw-1.1 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
+openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
 fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma unknown other
 """.split()
 )
@@ -78,8 +78,8 @@ def model_card(
 def check_card(text: str) -> None:
     """Raise ExportError, naming every fault, for a card that the Hub would refuse; no network is asked.
 
-    huggingface_hub reads it as the Hub does (front matter, model-index); licence, languages, base and pipeline are
-    looked at here, by the Hub's lists.
+    huggingface_hub reads it as the Hub does (front matter, model-index); languages, base and pipeline are looked at
+    here. The Hub is asked as well before a push sends anything.
     """
     from huggingface_hub import ModelCard
 
@@ -134,45 +134,51 @@ def _of_run(run: Path, origin: dict[str, Any]) -> str:
 def _metadata(
     facts: Facts, repo_id: str, own: dict[str, Any], before: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Front matter: the folder's own goes first, then the facts, then what stands on the Hub."""
+    """(front matter, remarks): the folder's own entries go first, then the facts, then what stands on the Hub."""
     from huggingface_hub import ModelCardData
 
-    own, notes = {name: value for name, value in own.items() if value not in (None, "", [])}, []
+    own = {name: value for name, value in own.items() if value not in (None, "", [])}
     licence = facts.licence if facts.licence_from == "given" or not own.get("license") else own["license"]
     licence = licence or before.get("license") or ""
-    if not licence:
-        notes.append(
-            "no licence is known, so nobody else may use the model: say About(licence='apache-2.0') or another"
-        )
-    elif facts.licence_from == "the base model" and licence == facts.licence and "license" not in own:
-        notes.append(f"licence {licence} was taken from the base model; say About(licence=…) if yours is another")
+    metrics = [one.metric for one in facts.measured if one.metric != "loss"]
     known: dict[str, Any] = {
         "language": _languages(facts, own), "license": licence or None, "library_name": _library(facts),
         "pipeline_tag": facts.task, "base_model": facts.base if facts.published else None,
         "base_model_relation": _relation(facts) if facts.published else None,
     }  # fmt: skip
+    merged = {**known, **{name: value for name, value in own.items() if name not in ("language", "license", "tags")}}
+    if facts.kind == "gguf":  # a card that came along is of the model, not of its files
+        merged |= {"library_name": "gguf", "pipeline_tag": known["pipeline_tag"]}
+    merged["tags"] = _tags(facts, own, before)
+    merged["metrics"] = list(dict.fromkeys([*_several(own.get("metrics")), *metrics])) or None
+    merged |= {name: value for name, value in before.items() if merged.get(name) in (None, "", [])}
+    merged.pop("model-index", None)
+    name = repo_id.rpartition("/")[2] if facts.measured else None
+    data: Any = ModelCardData(**merged, eval_results=_evaluations(facts) or None, model_name=name)
+    return data.to_dict(), _remarks(facts, str(licence), "license" in own)
+
+
+def _remarks(facts: Facts, licence: str, own: bool) -> list[str]:
+    """What the card does not say, and what it takes on trust."""
+    notes = []
+    if not licence:
+        notes.append(
+            "no licence is known, so nobody else may use the model: say About(licence='apache-2.0') or another"
+        )
+    elif facts.licence_from == "the base model" and licence == facts.licence and not own:
+        notes.append(f"licence {licence} was taken from the base model; say About(licence=…) if yours is another")
+    if licence and licence not in LICENCES:
+        notes.append(
+            f"licence {licence!r} is none of those that the Hub was known to take; it will say whether it does: see "
+            "https://huggingface.co/docs/hub/repositories-licenses, or 'other' with license_name and license_link"
+        )
     if facts.run is not None and not facts.machine:
         notes.append("the hardware is not known: say About(hardware='one T4, 16 GB') with yours")
     if facts.base and not facts.published:
         notes.append(
             f"the base model {facts.base!r} is not in the metadata: say About(base='owner/name') if the Hub has it"
         )
-    merged = {**known, **{name: value for name, value in own.items() if name not in ("language", "license", "tags")}}
-    if facts.kind == "gguf":  # a card that came along is of the model, not of its files
-        merged |= {"library_name": "gguf", "pipeline_tag": known["pipeline_tag"]}
-    merged["tags"] = _tags(facts, own, before)
-    merged |= {
-        name: value for name, value in before.items() if merged.get(name) in (None, "", []) and name != "model-index"
-    }
-    merged.pop("model-index", None)
-    metrics = [one.metric for one in facts.measured if one.metric != "loss"]
-    merged["metrics"] = list(dict.fromkeys([*_several(own.get("metrics")), *metrics])) or None
-    data: Any = ModelCardData(
-        **merged,
-        eval_results=_evaluations(facts) or None,
-        model_name=repo_id.rpartition("/")[2] if facts.measured else None,
-    )
-    return data.to_dict(), notes
+    return notes
 
 
 def _evaluations(facts: Facts) -> list[Any]:
@@ -231,9 +237,6 @@ def _wrong(front: dict[str, Any]) -> list[str]:
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     faults = []
-    for licence in _several(front.get("license")):
-        if licence not in LICENCES:
-            faults.append(f"license {licence!r} is none of the Hub's (say 'other' with license_name and license_link)")
     if front.get("license") == "other" and not front.get("license_name"):
         faults.append("license 'other' needs a license_name")
     faults += [

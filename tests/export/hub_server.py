@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
 
+LICENCES = ("apache-2.0", "cc-by-sa-4.0", "mit", "other")
 LARGE = (".safetensors", ".gguf", ".bin", ".model", ".png")  # what .gitattributes sends to large file storage
 
 
@@ -322,6 +323,8 @@ class _Handler(BaseHTTPRequestHandler):
             for name in ("license", "library_name", "pipeline_tag")
             if not isinstance(front.get(name, ""), str)
         ]
+        if front.get("license", "mit") not in LICENCES:
+            faults.append('"license" must be one of the licenses that the Hub knows')
         for model in front.get("model-index") or ():
             faults += [] if isinstance(model.get("name"), str) else ['"model-index[0].name" is required']
             for row in model.get("results", [None]):

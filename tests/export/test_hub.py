@@ -124,6 +124,12 @@ def test_the_hub_and_huggingface_hub_take_the_card(hub: HubServer, model: Path) 
     assert [(row.metric_type, row.metric_value) for row in data.eval_results] == [("wer", 26.4), ("cer", 13.2)]
 
 
+def test_a_card_that_the_hub_refuses_is_refused_before_anything_is_sent(hub: HubServer, model: Path) -> None:
+    with pytest.raises(ExportError, match=r'the Hub refuses the card.s metadata: "license" must be one of'):
+        push(model, REPO, about=About(licence="apache"))
+    assert len(hub.repos[REPO].commits) == 1 and not hub.stored
+
+
 def test_pushing_other_weights_makes_the_next_minor_version_and_tells_the_difference(
     hub: HubServer, model: Path
 ) -> None:
@@ -620,6 +626,18 @@ def test_a_peft_model_in_memory_goes_as_its_adapter(hub: HubServer) -> None:
     assert there["base_model_name_or_path"] == "owner/tiny" and there["r"] == 2
     assert ModelCard(report.card).data.base_model == "owner/tiny"
     assert "model.safetensors" in {file.path for file in push(plain, "anna/whole", dry_run=True).files}
+
+
+def test_a_dry_run_needs_no_torch(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from speechkit.export.hub import push
+assert "huggingface_hub" not in sys.modules
+assert push({str(made(tmp_path / "m"))!r}, "anna/m", dry_run=True).files
+print([name for name in ("torch", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
 
 
 def test_what_is_no_model_is_refused(model: Path, tmp_path: Path) -> None:
