@@ -10,7 +10,7 @@ import gc
 import shutil
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "MergedReport", "export_merged"]
 
 SHARD_BYTES = 2 * 10**9
+ROOM = 1.25  # of the weights' bytes, for activations and what is held twice while loading
 
 
 @dataclass(frozen=True, repr=False)
@@ -299,13 +300,28 @@ def _compared(opened: _Opened, rows: Sequence[Row], notes: Sequence[str], fresh:
 
     asked = ASKED["same" if job.format == "16-bit" else job.format]
     versions = {name: version(name) for name in ("speechkit", "transformers", "torch")}
-    reloaded, tokenizer = _load(fresh, job, opened.dtype), read_tokenizer(fresh)
+    tokenizer = read_tokenizer(fresh)
     proof = Proof(
         job.place.name, opened.name, job.format, thresholds=asked, notes=tuple(notes), versions=versions,
         tokenizer=_tokens_alike(opened.tokenizer, tokenizer), template=_chats_alike(opened.tokenizer, tokenizer),
     )  # fmt: skip
+    if why := _without_room(fresh, job.device):
+        return replace(proof, reasons=(why,))
     with quiet():
-        return against(proof, rows, reloaded, tokenizer)
+        return against(proof, rows, _load(fresh, job, opened.dtype), tokenizer)
+
+
+def _without_room(folder: Path, device: str) -> str:
+    """Why the folder cannot be loaded here beside what is; empty where it can."""
+    import psutil
+
+    needed, free = int(ROOM * bytes_in(folder)), int(psutil.virtual_memory().available)
+    if device != "cpu" or needed <= free:
+        return ""
+    return (
+        f"reloading it needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are available: "
+        "compare_llms compares it on a machine with more"
+    )
 
 
 def _tokens_alike(source: Any, saved: Any) -> Parity:

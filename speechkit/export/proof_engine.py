@@ -32,6 +32,7 @@ class Engine:
         params.n_gpu_layers, params.no_kv_offload, params.no_op_offload = 0, True, True
         params.warmup = params.fit_params = params.ctx_shift = params.ui = params.endpoint_slots = False
         params.swa_full = params.use_jinja = True  # the cache of all positions, so that a shorter prefix can be reused
+        params.cache_ram_mib = params.n_ctx_checkpoints = 0  # states of other prompts, which are not asked for again
         params.api_keys = [self._key]
         params.verbosity = 1
         if task.get("lora"):

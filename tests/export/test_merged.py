@@ -193,6 +193,18 @@ def test_an_existing_folder_is_kept_without_overwrite_and_replaced_with_it(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "half").touch()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "save_model", killed)
+        export_merged("demo/chat", tmp_path / "out", prompts=PROMPTS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_of_other_things_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(OutputError, match="no model"):
@@ -204,6 +216,18 @@ def test_the_source_is_not_overwritten_by_its_export(tmp_path: Path) -> None:
     shutil.copytree(CHAT, place)
     with pytest.raises(PlanError, match="that is to be exported"):
         export_merged(place, place, overwrite=True)
+
+
+def test_without_memory_to_reload_it_the_folder_is_kept_unproved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    memory = type("Memory", (), {"available": 1000})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    report = export_merged("demo/chat", tmp_path / "out", prompts=PROMPTS)
+    assert report.proof.verdict == "unproved" and "GiB are available" in report.proof.reasons[0]
+    assert json.loads((tmp_path / "out" / "out.proof.json").read_text())["verdict"] == "unproved"
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
