@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechkit import cli_llm, cli_models, cli_training, terminal
+from speechkit import cli_export, cli_llm, cli_models, cli_training, terminal
 from speechkit.errors import AudioError, DataError, SpeechkitError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="speechkit",
-        description="Transcribe speech with wav2vec 2.0 CTC models.",
+        description="Speech models (wav2vec 2.0 CTC) and language models: transcribe, fine-tune, export.",
         epilog="Start with: speechkit demo",
     )
     parser.add_argument("--version", action="version", version=f"speechkit {_version()}")
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_stream(commands)
     cli_training.add_finetune(commands)
     cli_llm.add_llm_finetune(commands)
+    cli_export.add_export(commands)
     demo = commands.add_parser("demo", help="transcribe the embedded clips with the embedded model")
     demo.add_argument("--language", default="en", help="language of the clips and of the embedded model (default: en)")
     _add_model_options(demo, default=None, what="model (default: the embedded one of the language)")
