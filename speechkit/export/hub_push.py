@@ -171,8 +171,9 @@ class Push:
         card = model_card(self.facts, self.repo_id, seen.card, list(staying), newest.sections)
         states = {one.path: self._state(one, seen.standing) for one in self.uploads}
         others = bool(removed) or set(states.values()) != {"same"}
-        if self.wanted == "auto" and not others and card.text == seen.card and seen.found:
-            return None
+        there = seen.found and not others and card.text == seen.card
+        if there and (self.wanted == "auto" or Version.read(self.wanted) == max(seen.found)):
+            return None  # also where this version had only lacked its tag
         version, reason = next_version(seen.found, self.wanted, "files" if others or not seen.found else "card")
         date = datetime.now(UTC).isoformat(timespec="seconds")
         metrics = self.facts.metrics | _metrics_of(newest, list(staying))

@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard, constants
 from safetensors.numpy import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 from hub_server import Blob, HubServer, User
 
@@ -398,16 +399,17 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub: HubServer, model:
     assert hub.repos[REPO].tags == {"v0.1.0": report.commit}
 
 
+@pytest.mark.parametrize("version", ["auto", "v0.1.0"])
 def test_a_push_that_ended_before_its_tag_is_finished_by_the_next(
-    hub: HubServer, model: Path, pauses: list[float]
+    hub: HubServer, model: Path, pauses: list[float], version: str
 ) -> None:
     hub.fail("POST", "/tag/", status=500, times=5)
     with pytest.raises(ExportError, match=r"tagging v0\.1\.0"):
-        push(model, REPO)
+        push(model, REPO, version=version)
     repo = hub.repos[REPO]
     first = repo.head.oid
     assert not repo.tags
-    again = push(model, REPO)
+    again = push(model, REPO, version=version)
     assert repo.tags == {"v0.1.0": first} and again.commit == "" and again.version == "v0.1.0"
     made(model, seed=1)
     assert push(model, REPO).version == "v0.2.0"
@@ -611,6 +613,28 @@ def test_an_embedded_model_and_a_model_in_memory_can_be_pushed(hub: HubServer) -
     ours, theirs = (load_file(place / "model.safetensors") for place in places)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name].astype(np.float32), theirs[name].astype(np.float32)) for name in ours)
+
+
+def test_a_run_goes_with_what_repeats_it_and_without_its_data(hub: HubServer, tmp_path: Path) -> None:
+    import tiny_runs
+
+    from speechkit import load_asr
+    from speechkit.training.finetune import finetune
+
+    base = tiny_runs.model_folder(tmp_path / "base")
+    spoken = tiny_runs.examples(6), tiny_runs.examples(3, seed=1)
+    result = finetune(tiny_runs.small(tmp_path / "letters", base, steps=2, language="pl"), *spoken)
+    report = push(result, "anna/letters", about=About(hardware="two cores"))
+    there = hub.repos["anna/letters"].head.files
+    repeats = {"run.json", "origin.json", "result.json", "curve.jsonl"}
+    assert {"model.safetensors", "vocab.json", *repeats} <= set(there)
+    assert not {"data.json", "data-dev.json"} & set(there) and "checkpoints/" in dict(report.left_out)
+    assert not any(str(tmp_path).encode() in blob.data for blob in there.values()), "no folder of this machine"
+    assert json.loads(there["run.json"].data)["folder"] == "letters"
+    pulled = load_asr(pull("anna/letters"), device="cpu")
+    mine = load_asr(result.best, device="cpu")
+    assert pulled.alphabet == mine.alphabet
+    assert all((a == b).all() for a, b in zip(pulled.model.parameters(), mine.model.parameters(), strict=True))
 
 
 def test_a_peft_model_in_memory_goes_as_its_adapter(hub: HubServer) -> None:
