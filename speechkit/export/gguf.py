@@ -8,6 +8,7 @@ tensor are held. Stages: `gguf_source` finds, `gguf_tensors` plans, `mixture` ch
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,15 +121,12 @@ def export_gguf(
 
     wanted = _checked(path, quant, imatrix, overwrite, split_bytes, pre)
     watch = Stopwatch()
-    with partial_folder(wanted.path) as made:
+    with ExitStack() as stack:
+        made = stack.enter_context(partial_folder(wanted.path))
         with watch.stage("prepare"):
-            context = source_of(model_or_folder, adapter, made)
-            source = context.__enter__()
-        try:
-            report = _written(source, made, wanted, watch)
-            proof = _proved(source, made, wanted, prompts, force, watch) if prove else None
-        finally:
-            context.__exit__(None, None, None)
+            source = stack.enter_context(source_of(model_or_folder, adapter, made))
+        report = _written(source, made, wanted, watch)
+        proof = _proved(source, made, wanted, prompts, force, watch) if prove else None
         files = finish(made, wanted.path)
         if proof is not None:
             proof.save(wanted.path.parent)

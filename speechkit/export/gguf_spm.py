@@ -63,8 +63,10 @@ def spm_space(state: dict[str, Any]) -> bool:
 def spm_notes(state: dict[str, Any]) -> list[str]:
     """Where llama.cpp's SentencePiece is known to part from this tokenizer."""
     notes = []
-    first = [one for one in _leaves(state.get("pre_tokenizer")) if one.get("prepend_scheme") == "first"]
-    if first:
+    cuts = [one for one in _leaves(state.get("pre_tokenizer")) if one.get("type") == "Metaspace" and _prepends(one)]
+    if cuts:
+        notes.append("llama.cpp puts a space before text that begins with one already, this tokenizer does not")
+    if any(one.get("prepend_scheme") == "first" for one in cuts):
         notes.append("llama.cpp puts a space before text after a special token too, this tokenizer at the start alone")
     vocabulary, merges = state["model"]["vocab"], set(merges_of(state))
     made = {left + right for left, right in merges}

@@ -89,6 +89,9 @@ def _tokens(state: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
         tokens[number] = entry["content"]
         if types[number] != UNKNOWN:
             types[number] = CONTROL if entry["special"] else USER_DEFINED
+    if len(set(tokens)) < rows:
+        twice = next(text for number, text in enumerate(tokens) if text in tokens[:number])
+        raise ModelError(f"the tokenizer has two tokens {twice!r}, which llama.cpp refuses; rename one of them")
     return tokens, types
 
 
@@ -128,6 +131,7 @@ def _add_spm(writer: GGUFWriter, state: dict[str, Any], tokens: list[str], types
 
 def _add_special(writer: GGUFWriter, tokenizer: Any, stops: tuple[int, ...]) -> list[str]:
     ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")}
+    notes = [] if ids["eos"] is not None else _without_eos(ids, stops)
     bos, eos = ids["bos"], ids["eos"]
     text = list(tokenizer("a")["input_ids"])
     starts = bos is not None and text[:1] == [bos]
@@ -137,13 +141,20 @@ def _add_special(writer: GGUFWriter, tokenizer: Any, stops: tuple[int, ...]) -> 
             getattr(writer, f"add_{name}_token_id")(int(number))
     writer.add_add_bos_token(starts)
     writer.add_add_eos_token(ends)
-    notes = [] if eos is not None else ["the tokenizer has no eos: llama.cpp stops at the limit of tokens alone"]
     others = [number for number in dict.fromkeys(stops) if number != eos]
     if others:
         writer.add_eot_token_id(others[0])
     if len(others) > 1:
         notes.append(f"it stops at {len(others) + 1} tokens; a GGUF names two, the others must be given as stop words")
     return notes
+
+
+def _without_eos(ids: dict[str, Any], stops: tuple[int, ...]) -> list[str]:
+    """llama.cpp would take a token by its number for eos: the model's own stop goes there, or the pad."""
+    ids["eos"] = stops[0] if stops else ids["pad"]
+    if ids["eos"] is None:
+        return ["the tokenizer has no eos and no pad: llama.cpp takes a token by its number for one (2 or 11)"]
+    return [f"the tokenizer has no eos: token {ids['eos']} stands for it"]
 
 
 def _add_template(writer: GGUFWriter, tokenizer: Any) -> list[str]:

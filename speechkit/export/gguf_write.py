@@ -169,6 +169,7 @@ def finish(made: Path, path: Path) -> tuple[Path, ...]:
         file.replace(path.parent / file.name)
     final = tuple(path.parent / file.name for file in files)
     for file in old:
+        file.with_suffix(".proof.json").unlink(missing_ok=True)  # of what was there before
         if file not in final:
             file.unlink(missing_ok=True)
     return final

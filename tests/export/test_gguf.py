@@ -111,8 +111,10 @@ def test_splits_are_named_and_open_as_one(folder: Path, tmp_path: Path) -> None:
     assert difference(folder, report.files[0], (6,)) < 2e-3
     with pytest.raises(OutputError, match="is there already; pass overwrite=True"):
         export_gguf(folder, tmp_path / "model.gguf", "Q8_0", prove=False)
+    stale = tmp_path / f"{report.files[0].stem}.proof.json"
+    stale.write_text("{}")
     export_gguf(folder, tmp_path / "model.gguf", "Q8_0", prove=False, overwrite=True)
-    assert left(tmp_path) == ["model.gguf"]
+    assert left(tmp_path) == ["model.gguf"] and not stale.exists()
 
 
 def test_an_importance_matrix_goes_to_the_quantiser_by_either_name(folder: Path, tmp_path: Path) -> None:

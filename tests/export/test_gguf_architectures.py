@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("xllamacpp")
 sys.path.insert(0, str(Path(__file__).parent))
 from gguf import GGUFReader
-from tiny_exports import difference, folder_of, tiny
+from tiny_exports import byte_level, difference, folder_of, saved, tiny
 
 from speechkit.errors import ExportError
 from speechkit.export.gguf import export_gguf
@@ -126,3 +126,22 @@ def test_experts_that_are_one_tensor_are_told_apart(tmp_path: Path) -> None:
     again = {tensor.name: tensor.data for tensor in GGUFReader(two).tensors if "_exps" in tensor.name}
     assert len(stacked) == 6 and stacked.keys() == again.keys()
     assert all((stacked[name] == again[name]).all() for name in stacked)
+
+
+def test_of_a_model_with_other_towers_the_text_tower_is_written(tmp_path: Path) -> None:
+    from transformers import AutoConfig, Gemma3ForConditionalGeneration
+
+    sight = {
+        "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    text = tiny("gemma3_text", 512)
+    config = AutoConfig.for_model(
+        "gemma3", text_config=text.config.to_dict(), vision_config=sight, mm_tokens_per_image=4
+    )
+    model = Gemma3ForConditionalGeneration(config).float().eval()
+    model.model.language_model.load_state_dict(text.model.state_dict())
+    folder = saved(tmp_path / "model", model, byte_level(ignore_merges=True))
+    report = export_gguf(folder, tmp_path / "model.gguf", "F32", prove=False)
+    assert any("tensors of other towers left out" in note for note in report.notes)
+    assert difference(folder, report.files[0], model=model) < 2e-3

@@ -196,3 +196,38 @@ def test_other_kinds_of_tokenizer_are_refused(tmp_path: Path) -> None:
     bare = Tokenizer(models.Unigram([("a", -1.0), ("b", -2.0), ("ab", -1.5)], unk_id=0))
     with pytest.raises(ExportError, match="kind Unigram"):
         exported(tmp_path, wrapped(bare))
+
+
+def test_deepseeks_cuts_are_told_by_their_first_letters(tmp_path: Path) -> None:
+    letters = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳ]+"
+    marks = "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+"
+    stages = ("[\\r\\n]", letters, marks, "\\s+$", "[一-龥ࠀ-一가-퟿]+", r"\p{N}")
+    tokenizer = byte_level(stages)
+    path = exported(tmp_path, tokenizer)
+    assert field(path, "tokenizer.ggml.pre") == "deepseek-llm"
+    assert not [text for text in unlike(path, tokenizer) if text.isascii() and not any(map(str.isdigit, text))]
+
+
+def test_a_space_at_the_start_alone_is_told(tmp_path: Path) -> None:
+    from tokenizers import normalizers, pre_tokenizers
+
+    tokenizer = sentencepiece()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    folder = folder_of(tmp_path / "model", "llama", tokenizer, **SMALL)
+    report = export_gguf(folder, tmp_path / "model.gguf", "F32", prove=False)
+    assert any("after a special token too" in note for note in report.notes)
+    found = unlike(report.files[0], tokenizer)
+    assert any("begins with one already" in note for note in report.notes)
+    assert not [text for text in found if "<|" not in text and not text.startswith(" ")]
+
+
+def test_without_an_eos_the_models_own_stop_or_pad_stands_for_it(tmp_path: Path) -> None:
+    tokenizer = byte_level(ignore_merges=True)
+    tokenizer.eos_token = None
+    folder = folder_of(tmp_path / "model", "llama", tokenizer, **SMALL)
+    for stops, wanted in (([3], 3), (None, 0)):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+        report = export_gguf(folder, tmp_path / "model.gguf", "F32", prove=False, overwrite=True)
+        assert field(report.files[0], "tokenizer.ggml.eos_token_id") == wanted
+        assert f"the tokenizer has no eos: token {wanted} stands for it" in report.notes
