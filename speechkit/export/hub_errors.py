@@ -7,6 +7,7 @@ raised here has neither cause nor context, because those hold headers, and heade
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,15 +15,15 @@ from speechkit.errors import ExportError, SpeechkitError
 from speechkit.export.hub_secrets import Mine, redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["LOG_IN", "patient", "status_of", "told"]
+__all__ = ["LOG_IN", "patient", "status_of", "told", "waits_bounded"]
 
 T = TypeVar("T")
 
 TRIES = 5
 PASSING = (408, 429, 500, 502, 503, 504)  # statuses after which the same request may succeed
-LONGEST_S = 120.0  # waited for at once; a Hub that asks for more is reported instead
+LONGEST_S = 300.0  # waited for at once: the window in which the Hub counts requests; longer waits are reported instead
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (https://huggingface.co/settings/tokens)"
 pause = time.sleep
 
@@ -30,7 +31,8 @@ pause = time.sleep
 def patient(call: Callable[[], T]) -> T:
     """`call()`, again after a wait where the Hub is busy or the connection broke, five times at most.
 
-    For calls that huggingface_hub makes once, and that may be made twice. `Retry-After` is honoured up to two minutes.
+    For calls that huggingface_hub makes once, and that may be made twice. What the Hub asks to wait (`Retry-After`,
+    `RateLimit`) is waited, up to five minutes at once.
     """
     for tried in range(TRIES):
         try:
@@ -41,6 +43,28 @@ def patient(call: Callable[[], T]) -> T:
                 raise
         pause(wait)
     raise AssertionError("the last try returns or raises")
+
+
+@contextmanager
+def waits_bounded() -> Iterator[None]:
+    """While open, huggingface_hub, which tries again by itself after any wait, does not wait for hours."""
+    from huggingface_hub import get_session
+
+    client = get_session()
+    before = client.event_hooks
+    client.event_hooks = {**before, "response": [*before.get("response", []), _too_long]}
+    try:
+        yield
+    finally:
+        client.event_hooks = before
+
+
+def _too_long(response: Any) -> None:
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
+    if response.status_code == 429 and (_asked_of(response.headers) or 0.0) > LONGEST_S:
+        response.read()
+        hf_raise_for_status(response)
 
 
 def told(doing: str, repo_id: str, call: Callable[[], T]) -> T:
@@ -113,8 +137,17 @@ def _wait(error: Exception, tried: int) -> float | None:
 
 
 def _asked_s(error: BaseException) -> float | None:
-    """What Retry-After says, in seconds or as a date."""
-    headers = getattr(getattr(_root(error), "response", None), "headers", None) or {}
+    """Seconds that the Hub asks to wait; None where it does not say."""
+    return _asked_of(getattr(getattr(_root(error), "response", None), "headers", None) or {})
+
+
+def _asked_of(headers: Any) -> float | None:
+    """RateLimit where nothing remains of it, else Retry-After, in seconds or as a date."""
+    from huggingface_hub import utils
+
+    limits = utils.parse_ratelimit_headers(headers)  # type: ignore[attr-defined]
+    if limits is not None and limits.remaining == 0:
+        return float(limits.reset_in_seconds)
     value = str(headers.get("Retry-After") or "").strip()
     if value.isdecimal():
         return float(value)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from speechkit.errors import ExportError
-from speechkit.export.hub_errors import patient, status_of
+from speechkit.export.hub_errors import patient, status_of, waits_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,7 +134,8 @@ class Repository:
         from huggingface_hub.errors import HfHubHTTPError
 
         additions = [one for one in operations if isinstance(one, CommitOperationAdd)]
-        self.api.preupload_lfs_files(self.repo_id, additions, free_memory=False, revision=BRANCH)
+        with waits_bounded():
+            self.api.preupload_lfs_files(self.repo_id, additions, free_memory=False, revision=BRANCH)
 
         def once() -> str:
             try:

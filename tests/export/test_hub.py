@@ -322,11 +322,30 @@ def test_429_without_end_is_given_up(hub: HubServer, model: Path, pauses: list[f
     assert pauses == [1, 2, 4, 8]
 
 
-def test_a_wait_of_hours_is_reported_instead(hub: HubServer, model: Path, pauses: list[float]) -> None:
-    hub.fail("POST", "/commit/", status=429, headers={"Retry-After": "3600"}, times=100)
-    with pytest.raises(ExportError, match=r"do the same again in 3,600 s"):
+@pytest.mark.parametrize(
+    ("method", "where"),
+    [
+        ("GET", "whoami"),
+        ("POST", "preupload"),
+        ("POST", "batch"),
+        ("PUT", "/lfs/"),
+        ("POST", "verify"),
+        ("POST", "/commit/"),
+    ],
+)
+def test_a_wait_of_hours_is_reported_instead(
+    hub: HubServer, model: Path, pauses: list[float], method: str, where: str
+) -> None:
+    hub.fail(method, where, status=429, headers={"Retry-After": "3600"}, times=100)
+    with pytest.raises(ExportError, match=r"\(429\).*do the same again in 3,600 s"):
         push(model, REPO)
-    assert not pauses
+    assert not pauses and not hub.repos.get(REPO, hub.make("anna/none")).tags
+    assert not huggingface_hub.get_session().event_hooks["response"], "huggingface_hub is left as it was"
+
+
+def test_the_hubs_own_header_of_limits_is_read(hub: HubServer, model: Path, pauses: list[float]) -> None:
+    hub.fail("GET", "/refs", status=429, headers={"RateLimit": '"api";r=0;t=42'})
+    assert push(model, REPO).version == "v0.1.0" and pauses == [42]
 
 
 def test_a_fault_of_the_hub_is_tried_again_and_then_called_one(
