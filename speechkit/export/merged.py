@@ -101,7 +101,7 @@ def export_merged(
     format: str = "16-bit",
     shard_bytes: int = SHARD_BYTES,
     prompts: Sequence[Any] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     base: str | os.PathLike[str] | None = None,
     force: bool = False,
     overwrite: bool = False,
@@ -111,7 +111,9 @@ def export_merged(
     model_or_folder: a folder, a name, a folder with an adapter, or (model, tokenizer), where the model may carry an
     adapter and is afterwards as it was. adapter: a PEFT folder to merge. format: "16-bit" (the model's own dtype where
     it has 16 bits, else bfloat16), "nf4" (bitsandbytes), "int8", "int4", "fp8" (torchao). base: of a quantised model
-    with an adapter, the name of its base, onto which the adapter is merged in 16 bits. force: keep what failed.
+    with an adapter, the name of its base, onto which the adapter is merged in 16 bits. device: where it is loaded, by
+    default where the model given is, else the CPU (int4 takes half a byte a weight on NVIDIA GPUs only). force: keep
+    what failed.
 
     Raises ExportError for an adapter that changes nothing, weights that are not finite, a reloaded model that differs;
     ModelError for an adapter of another base; OutputError for a folder that exists, or too little disk; PlanError for
@@ -121,17 +123,21 @@ def export_merged(
 
     if not isinstance(shard_bytes, int) or shard_bytes < 2**20:
         raise PlanError(f"shard_bytes is {shard_bytes!r}; it is bytes a file, at least 1,048,576")
-    where = choose_device(device).value
+    given = isinstance(model_or_folder, tuple) and len(model_or_folder) == 2
+    where = choose_device(device or (str(model_or_folder[0].device) if given else "cpu")).value
     check_possible(format, where)
     place = check_place(folder, _folder_of(model_or_folder), overwrite)
     job = _Job(place, format, where, shard_bytes, prompts, force, {})
     with job.stage("open and merge"):
         opened = _open(model_or_folder, adapter, job, base)
+    training = given and model_or_folder[0].training
     try:
         return _written(opened, job)
     finally:
         if opened.back is not None:
             opened.back()
+        if training:
+            model_or_folder[0].train()
 
 
 def _folder_of(source: Any) -> Path | None:

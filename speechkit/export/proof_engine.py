@@ -15,6 +15,12 @@ import sys
 import time
 from typing import Any
 
+# not in every release of xllamacpp: no guessing of sizes, no pages, nothing kept of prompts that are not asked again,
+# and sliding windows with the cache of all positions, so that a shorter prefix can be used again
+OPTIONAL = {
+    "fit_params": False, "ctx_shift": False, "ui": False, "endpoint_slots": False, "swa_full": True,
+    "cache_ram_mib": 0, "n_ctx_checkpoints": 0,
+}  # fmt: skip
 FORCED = 1000.0  # added to the logit of the token that is to be drawn; the log-probabilities told are those before it
 
 
@@ -30,11 +36,10 @@ class Engine:
         params.cache_type_k = params.cache_type_v = api.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = api.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.n_gpu_layers, params.no_kv_offload, params.no_op_offload = 0, True, True
-        params.warmup = params.fit_params = params.ctx_shift = params.ui = params.endpoint_slots = False
-        params.swa_full = params.use_jinja = True  # the cache of all positions, so that a shorter prefix can be reused
-        params.cache_ram_mib = params.n_ctx_checkpoints = 0  # states of other prompts, which are not asked for again
-        params.api_keys = [self._key]
-        params.verbosity = 1
+        params.warmup, params.use_jinja, params.api_keys, params.verbosity = False, True, [self._key], 1
+        for name, value in OPTIONAL.items():
+            if hasattr(params, name):
+                setattr(params, name, value)
         if task.get("lora"):
             adapter = api.CommonAdapterLoraInfo(task["lora"], 1.0)
             params.lora_adapters = [adapter]
