@@ -129,18 +129,19 @@ def _reader() -> Callable[[Bytes, str], Floats]:
 
 
 def _write(x: Floats, kind: str, importance: Floats | None, packed: Bytes) -> bool:
-    """(N, K) contiguous → packed (B, bytes of a block); whether all weights are finite."""
+    """(N, K) contiguous → packed (B, bytes of a block) uint8; whether all weights are finite."""
     from speechkit.export import kquants_blocks as blocks
     from speechkit.export import kquants_numba as search
 
-    about, flat, top = KINDS[kind], x.reshape(-1), np.float32(KINDS[kind].top)
-    if about.weights == 32 and (importance is None or kind == "Q8_0"):
-        each = x.reshape(-1, 32)
-        if kind == "Q8_0":
-            return not blocks.pack_eight(each, each.view(np.int32), packed)
-        if about.affine:
-            return not blocks.pack_range(each, each.view(np.int32), packed)
-        return not blocks.pack_signed(each, each.view(np.int32), top, packed)
+    about, flat, each, top = KINDS[kind], x.reshape(-1), x.reshape(-1, 32), np.float32(KINDS[kind].top)
+    if kind == "Q8_0":
+        return not blocks.pack_eight(each, each.view(np.int32), packed)
+    if about.weights == 32:
+        packed = packed.view(np.uint16)
+        if importance is None and about.affine:
+            return not blocks.pack_range(each, packed)
+        if importance is None:
+            return not blocks.pack_signed(each, top, packed)
     none = np.empty(0, np.float32)
     weights, spread, found = none, none, np.empty((len(flat) // about.size, search.FOUND), np.float32)
     if importance is not None:
@@ -157,11 +158,11 @@ def _write(x: Floats, kind: str, importance: Floats | None, packed: Bytes) -> bo
     if kind == "Q6_K":
         blocks.pack_six(flat, found, packed)
     elif kind == "Q5_1":
-        blocks.pack_ranged(flat, found, packed)
+        blocks.pack_ranged(each, found, packed)
     elif about.affine:
         blocks.pack_affine(flat, found, importance is not None, top, packed)
     else:
-        blocks.pack_signed_found(flat, found, top, packed)
+        blocks.pack_signed_found(each, found, top, packed)
     return not odd
 
 
@@ -188,7 +189,8 @@ def _read(packed: Bytes, kind: str) -> Floats:
 
 def _halves(packed: Bytes, kind: str) -> NDArray[np.float16]:
     """d, and the minimum's scale where there is one, of each block: (B, 1 or 2)."""
-    return packed.view(np.float16)[:, [at // 2 for at in KINDS[kind].halves]]
+    first, *others = KINDS[kind].halves  # one after the other
+    return packed.view(np.float16)[:, first // 2 : first // 2 + 1 + len(others)]
 
 
 def _on_gpu(x: Any, kind: str) -> Bytes:
@@ -273,9 +275,10 @@ def _check_importance(importance: Any, width: int) -> Floats:
 
 def _check_blocks(x: Any, blocks: Bytes, finite: bool, kind: str, first: int) -> None:
     """Raise ExportError where a weight is not finite, or a block's scale is not. x: the rows from `first` on."""
-    endless = ((_halves(blocks, kind).view(np.uint16) & 0x7C00) == 0x7C00).any(axis=1)
-    if finite and not endless.any():
+    halves = (_halves(blocks, kind).view(np.uint16) & 0x7C00) == 0x7C00
+    if finite and not halves.any():
         return
+    endless = halves.any(axis=1)
     x = _floats(x)
     if not np.isfinite(x).all():
         raise _not_finite(x, first)

@@ -7,7 +7,7 @@ since LLVM leaves shorter ones alone.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,10 +26,26 @@ from speechkit.export.kquants_numba import (
     nearest,
 )
 
+if TYPE_CHECKING:
+    from speechkit.export.kquants_numba import F
+
 __all__ = ["pack_affine", "pack_eight", "pack_range", "pack_ranged", "pack_signed", "pack_signed_found", "pack_six"]
 
 HALF, BELOW_HALF = np.float32(0.5), np.float32(0.49999997)  # adding a half to the latter would give 1
 TENTH, SIXTY_THREE = np.float32(0.1), np.float32(63)
+FOUR, EIGHT, FIFTY_SIX, SIXTEEN_BITS = np.uint64(4), np.uint64(8), np.uint64(56), np.uint64(0xFFFF)
+EACH_BYTE, NIBBLE = np.uint64(0x0101010101010101), np.uint64(0x0F0F0F0F0F0F0F0F)
+GATHER = np.uint64(0x0102040810204080)
+
+
+def ordered(function: F) -> F:
+    """Compiled as if no value were NaN: the least of many is then taken in vectors."""
+    return compiled(function, {"nnan", "nsz"})
+
+
+def summed(function: F) -> F:
+    """Compiled to sum in any order."""
+    return compiled(function, {"reassoc"})
 
 
 @compiled
@@ -200,6 +216,25 @@ def pack_six(x: Any, found: Any, packed: Any) -> None:
                 high[i] = part[i] >> 4 | part[i + 32] >> 4 << 2 | part[i + 64] >> 4 << 4 | part[i + 96] >> 4 << 6
 
 
+@ordered
+def _range(values: Any) -> Any:
+    """Lowest and highest of 32 values, in vectors; of no use where one is NaN."""
+    low, high = values[0], values[0]
+    for i in range(32):
+        value = values[i]
+        low, high = value if value < low else low, value if value > high else high
+    return low, high
+
+
+@summed
+def _odd(values: Any) -> bool:
+    """Whether one of 32 values is not finite: only of those is the product with nought a number."""
+    total = ZERO
+    for i in range(32):
+        total += values[i] * ZERO
+    return total != ZERO
+
+
 @compiled
 def _largest_bits(whole: Any) -> Any:
     """Of 32 float32 seen as int32 the largest magnitude: whole numbers have their maximum in any order."""
@@ -229,88 +264,98 @@ def pack_eight(x: Any, whole: Any, packed: Any) -> int:
 
 
 @compiled
-def _put_codes(codes: Any, row: Any, begin: int, fifth: bool) -> None:
-    """32 codes: their fifth bits where there are any, weight 0 in the lowest; then nibbles, weight i with i + 16."""
+def _put_codes(words: Any, row: Any, begin: int, fifth: bool) -> None:
+    """32 codes, a byte each, seen as 4 words of 8: their fifth bits where there are any, weight 0 in the lowest; then
+    nibbles, weight i with i + 16. row: the block as 16-bit numbers."""
     if fifth:
-        bits = 0
-        for i in range(32):
-            bits |= (codes[i] >> 4) << i
+        for half in range(2):
+            low, high = words[2 * half] >> FOUR & EACH_BYTE, words[2 * half + 1] >> FOUR & EACH_BYTE
+            # the product gathers the lowest bits of all bytes in the highest one
+            row[begin + half] = low * GATHER >> FIFTY_SIX | high * GATHER >> FIFTY_SIX << EIGHT
+        begin += 2
+    for half in range(2):
+        nibbles = words[half] & NIBBLE | (words[half + 2] & NIBBLE) << FOUR
         for i in range(4):
-            row[begin + i] = bits >> 8 * i & 255
-        begin += 4
-    for i in range(16):
-        row[begin + i] = codes[i] & 15 | (codes[i + 16] & 15) << 4
+            row[begin + 4 * half + i] = nibbles >> np.uint64(16 * i) & SIXTEEN_BITS
 
 
 @compiled
-def pack_signed(x: Any, whole: Any, top: Any, packed: Any) -> int:
-    """(B, 32) → Q4_0 (B, 18; top 8) or Q5_0 (B, 22; top 16): the value of largest magnitude becomes -top."""
-    codes, odd = np.empty(32, np.int32), 0
+def _peak(values: Any, low: Any, high: Any) -> Any:
+    """The one of largest magnitude, of equal ones the first; never -0."""
+    if high != -low:
+        return high if high > -low else low
+    for value in values:
+        if abs(value) == high and high > ZERO:
+            return value
+    return ZERO
+
+
+@compiled
+def pack_signed(x: Any, top: Any, packed: Any) -> int:
+    """(B, 32) → Q4_0 (B, 18; top 8) or Q5_0 (B, 22; top 16): the value of largest magnitude becomes -top.
+
+    Here and below `packed` is (B, bytes / 2) uint16.
+    """
+    codes, odd, offset, most = np.empty(32, np.uint8), 0, top + HALF, top + top - ONE
+    words = codes.view(np.uint64)
     for block in range(len(packed)):
-        values, sizes, bits = x[block], whole[block], _largest_bits(whole[block])
-        odd += bits >= 0x7F800000
-        peak = ZERO
-        for i in range(32):
-            if sizes[i] & 0x7FFFFFFF == bits:  # of equal ones the first
-                peak = values[i] if bits else ZERO
-                break
-        d = peak / -top
+        values, row = x[block], packed[block]
+        low, high = _range(values)
+        odd += _odd(values)
+        d = _peak(values, low, high) / -top
         inverse = ONE / d if d != ZERO else ZERO
-        _put_half(packed[block], 0, d)
+        row[0] = _half(d)
         for i in range(32):
-            code = values[i] * inverse + (top + HALF)
-            codes[i] = min(np.int32(clip(code, ZERO, top + top)), np.int32(top + top - ONE))
-        if not abs(inverse) < INFINITY:  # d is nought in float16 anyway; llama.cpp's codes are then
+            codes[i] = np.int32(clip(values[i] * inverse + offset, ZERO, most))
+        if not abs(inverse) < INFINITY:  # d is nought in float16; llama.cpp's codes are then
             codes[:] = 0
-        _put_codes(codes, packed[block], 2, top > np.float32(8))
+        _put_codes(words, row, 1, top > np.float32(8))
     return odd
 
 
 @compiled
 def pack_signed_found(x: Any, found: Any, top: Any, packed: Any) -> None:
     """The same with the scales of `search_symmetric`."""
-    codes = np.empty(32, np.int32)
+    codes = np.empty(32, np.uint8)
+    words = codes.view(np.uint64)
     for block in range(len(packed)):
-        about, values = found[block], x[block * 32 : block * 32 + 32]
-        _put_half(packed[block], 0, about[SCALE])
-        inverse, nothing = about[INVERSE], about[LOW] > ZERO
+        values, row, about = x[block], packed[block], found[block]
+        row[0], inverse = _half(about[SCALE]), about[INVERSE]
         for i in range(32):
             codes[i] = np.int32(clip(nearest(inverse * values[i]), -top, top - ONE) + top)
-        if nothing:
+        if about[LOW] > ZERO:  # nothing
             codes[:] = 0
-        _put_codes(codes, packed[block], 2, top > np.float32(8))
+        _put_codes(words, row, 1, top > np.float32(8))
 
 
 @compiled
 def pack_ranged(x: Any, found: Any, packed: Any) -> None:
-    """(B · 32,) and what was found → Q5_1 (B, 24): d, minimum, fifth bits, nibbles."""
-    codes = np.empty(32, np.int32)
+    """(B, 32) and what was found → Q5_1 (B, 24): d, minimum, fifth bits, nibbles."""
+    codes = np.empty(32, np.uint8)
+    words = codes.view(np.uint64)
     for block in range(len(packed)):
-        about, values = found[block], x[block * 32 : block * 32 + 32]
-        _put_half(packed[block], 0, about[SCALE])
-        _put_half(packed[block], 2, about[LOW] + ZERO)  # never -0
+        values, row, about = x[block], packed[block], found[block]
+        row[0], row[1] = _half(about[SCALE]), _half(about[LOW] + ZERO)  # never -0
         inverse, low = about[INVERSE], about[USED_LOW]
         for i in range(32):
             codes[i] = np.int32(clip(nearest(inverse * (values[i] - low)), ZERO, np.float32(31)))
-        _put_codes(codes, packed[block], 4, True)
+        _put_codes(words, row, 2, True)
 
 
 @compiled
-def pack_range(x: Any, whole: Any, packed: Any) -> int:
+def pack_range(x: Any, packed: Any) -> int:
     """(B, 32) → Q5_1 (B, 24) from lowest and highest alone."""
-    codes, odd = np.empty(32, np.int32), 0
+    codes, odd = np.empty(32, np.uint8), 0
+    words = codes.view(np.uint64)
     for block in range(len(packed)):
-        values = x[block]
-        odd += _largest_bits(whole[block]) >= 0x7F800000
-        low, high = values[0], values[0]
-        for value in values:
-            low, high = (value if value < low else low), (value if value > high else high)
+        values, row = x[block], packed[block]
+        low, high = _range(values)
+        odd += _odd(values)
         d = (high - low) / np.float32(31)
         inverse = ONE / d
         inverse = inverse if inverse < INFINITY else ZERO
-        _put_half(packed[block], 0, d)
-        _put_half(packed[block], 2, low + ZERO)  # never -0
+        row[0], row[1] = _half(d), _half(low + ZERO)  # never -0
         for i in range(32):
             codes[i] = np.int32(clip((values[i] - low) * inverse + HALF, ZERO, np.float32(31)))
-        _put_codes(codes, packed[block], 4, True)
+        _put_codes(words, row, 2, True)
     return odd

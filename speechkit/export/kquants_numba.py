@@ -12,7 +12,7 @@ keep the sums in registers. All functions release the GIL; `kquants` calls them 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numba
 import numpy as np
@@ -36,14 +36,14 @@ SCALE, LOW, INVERSE, USED_LOW, TOTAL, FOUND = 0, 1, 2, 3, 4, 5
 SUM_X, BEST, HIGH, TRIED, S_L, S_LL, S_XL, THIS_SCALE, THIS_LOW, ERROR, LEAST, CARRIED = range(5, 17)
 
 
-def compiled(function: F) -> F:
-    """By numba, kept on disk where a folder can be written; divisions as IEEE has them, without fastmath."""
-    made: Any
+def compiled(function: F, fastmath: Any = False) -> F:
+    """By numba, kept on disk where a folder can be written; divisions as IEEE has them, by default without fastmath."""
+    options, made = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}, function
     try:
-        made = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+        made = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither beside this file nor in the user's cache folder
-        made = numba.njit(nogil=True, error_model="numpy")(function)
-    return cast("F", made)
+        made = numba.njit(**options)(function)
+    return made
 
 
 @compiled
@@ -88,9 +88,9 @@ def _load_importance(importance: Any, size: int, first: int, last: int, weight: 
 
 
 @compiled
-def _times_magnitude(tile: Any, size: int, spread: Any, each: int, first: int, last: int, weight: Any) -> None:
-    """weight *= sqrt(spread of the group + x²); a group has `each` sub-blocks."""
-    of_lane = np.empty(LANES, np.float32)
+def _times_magnitude(tile: Any, size: int, spread: Any, first: int, last: int, weight: Any) -> None:
+    """weight *= sqrt(spread of the group + x²); of `last` sub-blocks the groups have equal numbers."""
+    of_lane, each = np.empty(LANES, np.float32), last // len(spread)
     for lane in range(LANES):
         of_lane[lane] = spread[min(first + lane, last - 1) // each]
     for i in range(size):
@@ -208,7 +208,7 @@ def search_affine(x: Any, importance: Any, spread: Any, wanted: Any, top: Any, f
         _load(x, 32, first, count, tile)
         if len(importance):
             _load_importance(importance, 32, first, count, weight)
-            _times_magnitude(tile, 32, spread, count // len(spread), first, count, weight)
+            _times_magnitude(tile, 32, spread, first, count, weight)
         else:
             _rms_and_magnitude(tile, weight)
         _begin_affine(tile, weight, top, carry)
@@ -296,7 +296,7 @@ def search_symmetric(x: Any, size: int, importance: Any, spread: Any, wanted: An
         if len(importance):
             _load_importance(importance, size, first, count, weight)
             if len(spread):
-                _times_magnitude(tile, size, spread, count // len(spread), first, count, weight)
+                _times_magnitude(tile, size, spread, first, count, weight)
         _begin_symmetric(tile, weight, size, len(importance) == 0, carry)
         for trial in range(len(wanted)):
             _try_symmetric(tile, weight, size, wanted[trial], top, trial == 0, carry)
