@@ -228,7 +228,7 @@ def _range(values: Any) -> Any:
 
 @summed
 def _odd(values: Any) -> bool:
-    """Whether one of 32 values is not finite: only of those is the product with nought a number."""
+    """Whether one of 32 values is not finite: times nought that is NaN, which no sum loses."""
     total = ZERO
     for i in range(32):
         total += values[i] * ZERO

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,18 @@ def test_a_tensor_of_any_float_type_is_its_values_in_float32(dtype: torch.dtype)
     assert np.array_equal(quantize(torch.nn.Parameter(x), "Q4_K"), wanted)
     if dtype != torch.bfloat16:
         assert np.array_equal(quantize(x.numpy(), "Q4_K"), wanted)
+
+
+def test_weights_are_converted_a_chunk_at_a_time() -> None:
+    x = np.zeros((2048, 4096), np.float16)  # 32 MiB in float32
+    quantize(x[:1], "Q6_K")
+    tracemalloc.start()
+    try:
+        packed = quantize(x, "Q6_K", threads=1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - packed.nbytes < 8 * 2**20
 
 
 def test_strides_are_followed() -> None:
