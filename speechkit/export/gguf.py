@@ -161,7 +161,7 @@ def _importance_of(imatrix: Any) -> Mapping[str, np.ndarray]:
 
 def _written(source: Source, made: Path, wanted: _Wanted, watch: Stopwatch) -> GgufReport:
     """The whole file in the temporary folder."""
-    from gguf import GGUFWriter
+    from gguf import GGUFWriter, size_label
 
     from speechkit.export.gguf_metadata import rope_tensors
     from speechkit.export.gguf_tensors import plan_tensors
@@ -178,6 +178,7 @@ def _written(source: Source, made: Path, wanted: _Wanted, watch: Stopwatch) -> G
         writer = GGUFWriter(str(made / wanted.path.name), row.arch, split_max_size=wanted.split_bytes)
         notes = (*source.notes, *_add_metadata(writer, source, row, text, plan, wanted), *notes, *told)
         size = _add_tensors(writer, plan, types)
+        writer.add_size_label(size_label(*writer.get_total_parameter_count()))
         check_room(wanted.path.parent, size + _metadata_bytes(source))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -304,4 +305,4 @@ def _proved(
     first = min(made.glob("*.gguf"))
     with watch.stage("prove"):
         proof = prove_gguf(source.compared, first, wanted.kind.name, prompts=prompts, adapter=source.adapter)
-    return proof.enforce(force)
+    return replace(proof, source=source.name).enforce(force)

@@ -81,7 +81,7 @@ def export_gguf_adapter(
             model = _base(base or config.get("base_model_name_or_path"), folder)
             weights = Weights(folder, "adapter_model")
             plan = _plan(config, weights, model)
-        report = _written(made / place.name, folder, config, plan, weights, model, watch)
+        report = _written(made / place.name, config, plan, weights, model, watch)
         report, proof = _proved(report, folder, model, made, prompts, force) if prove else (report, None)
         files = finish(made, place)
         if proof is not None:
@@ -181,7 +181,7 @@ def _scale(module: str, rank: int, config: dict[str, Any]) -> float:
 
 
 def _written(
-    file: Path, folder: Path, config: dict[str, Any], plan: dict[str, Planned], weights: Weights, base: _Base,
+    file: Path, config: dict[str, Any], plan: dict[str, Planned], weights: Weights, base: _Base,
     watch: Stopwatch,
 ) -> GgufReport:  # fmt: skip
     import numpy as np
@@ -190,7 +190,7 @@ def _written(
     _check_values(weights)
     writer = GGUFWriter(str(file), base.row.arch)
     writer.add_type(GGUFType.ADAPTER)
-    writer.add_name(folder.name)
+    writer.add_name(weights.folder.name)
     writer.add_string(Keys.Adapter.TYPE, "lora")
     writer.add_float32(Keys.Adapter.LORA_ALPHA, float(config["lora_alpha"]))
     writer.add_base_model_count(1)

@@ -38,6 +38,7 @@ _ROWS = (
     Architecture("gemma3", "gemma3", offset=True, activation="gelu"),
     Architecture("phi3", "phi3"),
     Architecture("deepseek_v2", "deepseek2", experts=True),
+    Architecture("deepseek_v3", "deepseek2", experts=True),
 )
 ARCHITECTURES: dict[str, Architecture] = {row.model_type: row for row in _ROWS}
 _PERIOD = {"gemma2": 2, "gemma3": 6}  # llama.cpp's own: every so manieth layer sees all tokens
@@ -108,6 +109,8 @@ def _reasons(row: Architecture, text: Any) -> list[str]:
     kinds = {rope_of(text)["rope_type"], rope_of(text, "sliding_attention")["rope_type"]}
     if wrong := sorted(str(kind) for kind in kinds if kind not in _SCALINGS):
         found.append(f"RoPE scaling {wrong[0]!r} is none that llama.cpp knows ({', '.join(_SCALINGS)})")
+    if getattr(text, "rope_interleave", True) is False:
+        found.append("RoPE turns halves (rope_interleave is False), and llama.cpp's deepseek2 turns pairs")
     if row.arch == "deepseek2" and rope_of(text)["rope_type"] == "yarn" and not _balanced(rope_of(text)):
         found.append(
             "YaRN scales its sines and cosines (mscale is not mscale_all_dim), and llama.cpp's deepseek2 does not"
@@ -124,7 +127,7 @@ def _reasons(row: Architecture, text: Any) -> list[str]:
         found.append("the shares of its experts are not normalised (norm_topk_prob is False), and llama.cpp's are")
     if row.arch == "qwen3moe" and (text.mlp_only_layers or text.decoder_sparse_step != 1):
         found.append("some of its layers have no experts, and llama.cpp's qwen3moe has them in all")
-    if row.arch == "deepseek2" and getattr(text, "topk_method", "greedy") != "greedy" and (text.n_group or 1) > 1:
+    if row.model_type == "deepseek_v2" and text.topk_method != "greedy" and (text.n_group or 1) > 1:
         found.append(
             f"experts are chosen by {text.topk_method}, with the best expert of a group as its score; llama.cpp takes "
             "the sum of the best two (as DeepSeek V3)"

@@ -210,11 +210,16 @@ def _add_experts(writer: GGUFWriter, row: Architecture, text: Any) -> None:
     if row.arch == "deepseek2":
         from gguf import ExpertGatingFuncType
 
+        third = row.model_type == "deepseek_v3"
         writer.add_leading_dense_block_count(text.first_k_dense_replace)
         writer.add_expert_shared_count(text.n_shared_experts)
         writer.add_expert_weights_scale(float(text.routed_scaling_factor))
-        writer.add_expert_weights_norm(False)  # transformers' DeepSeek V2 does not, whatever norm_topk_prob says
-        writer.add_expert_gating_func(ExpertGatingFuncType.SOFTMAX)
+        # transformers' DeepSeek V2 does not normalise, whatever norm_topk_prob says
+        writer.add_expert_weights_norm(third and bool(text.norm_topk_prob))
+        writer.add_expert_gating_func(ExpertGatingFuncType.SIGMOID if third else ExpertGatingFuncType.SOFTMAX)
+        if third:
+            writer.add_expert_group_count(text.n_group)
+            writer.add_expert_group_used_count(text.topk_group)
 
 
 def _add_latent(writer: GGUFWriter, text: Any) -> None:

@@ -81,14 +81,24 @@ def _save_model(model: Any, tokenizer: Any, adapter: Any, made: Path) -> tuple[s
         if not hasattr(model, "peft_config"):
             model.save_pretrained(str(made))
         else:
-            merged, report = merge(model)
+            merged, report = merge(model, base=_sixteen_bits(model))
             try:
                 merged.save_pretrained(str(made))
             finally:
                 unmerge(merged)
-            notes = (f"adapter merged: {report}".splitlines()[0], *report.notes)
+            notes = (f"adapter merged: {report}".splitlines()[0],)
         tokenizer.save_pretrained(str(made))
     return notes
+
+
+def _sixteen_bits(model: Any) -> str | None:
+    """Where the 16-bit base of a quantised one is, None where the base is not quantised or came another way."""
+    from speechkit.llm.load import loaded
+    from speechkit.llm.merge_weights import quantised
+
+    inner = model.get_base_model()
+    found = loaded(inner)
+    return found.source.location if found is not None and quantised(inner) else None
 
 
 def _pair(given: Any) -> tuple[Any, Any]:

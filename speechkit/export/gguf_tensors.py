@@ -131,7 +131,8 @@ def name_map(arch: str, layers: int) -> Callable[[str], str | None]:
     table = gguf.get_tensor_name_map(numbers[arch], layers)
 
     def named(name: str) -> str | None:
-        return table.get_name(plain_name(name), try_suffixes=(".weight", ".bias"))
+        plain = plain_name(name).replace("e_score_correction_bias", "e_score_correction.bias")
+        return table.get_name(plain, try_suffixes=(".weight", ".bias"))
 
     return named
 

@@ -150,7 +150,7 @@ def _stored(file: Path, name: str, entry: dict[str, Any], first: int) -> Stored:
     dtype, shape = str(entry["dtype"]), tuple(int(axis) for axis in entry["shape"])
     if dtype not in BYTES:
         raise ModelError(
-            f"{name} of {file} is stored as {dtype}: a GGUF is made from 16- or 32-bit floats. Export the model that "
-            "it was quantised from, or write this one out in 16 bits first (speechkit.llm.load_llm, then merge)"
+            f"{name} ({file.name}) is stored as {dtype}: a GGUF is made from 16- or 32-bit floats. Export the model "
+            "that this one was quantised from; an adapter on it is merged into that one"
         )
     return Stored(name, file, dtype, shape, first + int(entry["data_offsets"][0]))

@@ -89,29 +89,30 @@ def write_tensors(
     for file, tensors in zip(writer.fout, writer.tensors, strict=True):
         writer.write_padding(file, file.tell())
         for name in tensors:
-            _write_tensor(writer, file, plan[name], types[name], weights, importance.get(name), watch)
+            written = 0
+            for data in _packed_pieces(plan[name], types[name], weights, importance.get(name), watch):
+                with watch.stage("write"):
+                    file.write(data)
+                written += len(data)
+            wanted = type_bytes(types[name], plan[name].shape)
+            assert written == wanted, f"{name}: {written} bytes of {wanted}"
+            writer.write_padding(file, written)
         with watch.stage("write"):
             file.flush()
             os.fsync(file.fileno())
 
 
-def _write_tensor(
-    writer: GGUFWriter, file: Any, one: Planned, kind: str, weights: Weights, importance: Any, watch: Stopwatch
-) -> None:
-    written, rows = 0, pieces(one, weights)
+def _packed_pieces(one: Planned, kind: str, weights: Weights, importance: Any, watch: Stopwatch) -> Iterator[bytes]:
+    rows = pieces(one, weights)
     while True:
         with watch.stage("read"):
             piece = next(rows, None)
         if piece is None:
-            break
+            return
         part, values = piece
         with watch.stage(f"quantize {kind}"):
             data = packed(values, kind, _importance(importance, one, part), one.name)
-        with watch.stage("write"):
-            file.write(data)
-        written += len(data)
-    assert written == type_bytes(kind, one.shape), f"{one.name}: {written} bytes of {type_bytes(kind, one.shape)}"
-    writer.write_padding(file, written)
+        yield data
 
 
 def _importance(importance: Any, one: Planned, part: int) -> Any:

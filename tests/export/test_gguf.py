@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from tiny_exports import byte_level, difference, folder_of, saved, tiny
 
 from speechkit.errors import ExportError, ModelError, OutputError, PlanError
-from speechkit.export import export_gguf, mixture
+from speechkit.export import export_gguf, mixture, save_imatrix
 from speechkit.export.gguf import GgufReport
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
@@ -131,6 +131,9 @@ def test_an_importance_matrix_goes_to_the_quantiser_by_either_name(folder: Path,
     kind = row(by_name[0], "blk.1.ffn_down.weight").tensor_type
     errors = [float((((dequantize(one, kind) - wanted) ** 2) * values).sum()) for one in data[:2]]
     assert errors[1] < errors[0]
+    save_imatrix({"blk.1.ffn_down.weight": values}, tmp_path / "imatrix.gguf")
+    read = export_gguf(folder, tmp_path / "read.gguf", "Q4_K_S", imatrix=tmp_path / "imatrix.gguf", prove=False)
+    assert (np.asarray(row(read.files[0], "blk.1.ffn_down.weight").data) == data[1]).all()
     with pytest.raises(ExportError, match=r"has 8 values for blk.1.ffn_down.weight, whose rows have 512"):
         export_gguf(folder, tmp_path / "x.gguf", imatrix={"blk.1.ffn_down.weight": values[:8]}, prove=False)
     with pytest.raises(ModelError, match="none of the 1 names"):
@@ -255,6 +258,16 @@ def test_too_little_room_is_seen_before_anything_is_written(
     assert left(tmp_path) == []
 
 
+def test_a_disk_that_fills_up_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("speechkit.export.gguf_write.packed", full)
+    with pytest.raises(OutputError, match=r"model.gguf cannot be written: .*No space left.*nothing of it was kept"):
+        export_gguf(folder, tmp_path / "model.gguf", "F32", prove=False)
+    assert left(tmp_path) == []
+
+
 KILLED = """
 import sys, time
 from speechkit.export import gguf_write
@@ -299,10 +312,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_memory_stays_below_four_times_the_largest_tensor(tmp_path: Path) -> None:
-    """16-bit weights of 150 MB in all, the largest 50 MB; what imports and compiling take is left out."""
+    """16-bit weights of 80 MB in all, the largest 25 MB; what imports and compiling take is left out."""
     small = folder_of(tmp_path / "small", "llama", **WIDE)
     place = tmp_path / "large"
-    large = {"hidden_size": 1024, "intermediate_size": 24576, "head_dim": 128, "num_hidden_layers": 1}
+    large = {"hidden_size": 1024, "intermediate_size": 12288, "head_dim": 128, "num_hidden_layers": 1}
     model = tiny("llama", 1024, **large).to(torch.bfloat16)
     saved(place, model, byte_level(ignore_merges=True), max_shard_size="40MB")
     del model
@@ -310,4 +323,4 @@ def test_memory_stays_below_four_times_the_largest_tensor(tmp_path: Path) -> Non
         [sys.executable, "-c", MEASURED, str(small), str(place), str(tmp_path)], capture_output=True, text=True,
         check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
-    assert int(told.stdout.split()[-1]) * 1024 <= 4 * 24576 * 1024 * 2
+    assert int(told.stdout.split()[-1]) * 1024 <= 4 * 12288 * 1024 * 2

@@ -62,6 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen 3 with experts": ("qwen3_moe", {}),
     "DeepSeek V2": ("deepseek_v2", {}),
     "DeepSeek V2 with YaRN": ("deepseek_v2", {"rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}}),
+    "DeepSeek V3, whose experts are in groups": ("deepseek_v3", {}),
     "DeepSeek V2 without compressed queries": ("deepseek_v2", {"q_lora_rank": None}),
 }
 

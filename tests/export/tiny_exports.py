@@ -117,6 +117,7 @@ MORE: dict[str, dict[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 40, "sliding_window": 8},
     "gemma3_text": {"query_pre_attn_scalar": 40, "sliding_window": 8, "num_hidden_layers": 6},
     "deepseek_v2": LATENT,
+    "deepseek_v3": {**LATENT, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "head_dim": 16},
 }
 
 
@@ -137,6 +138,9 @@ def tiny(kind: str, vocabulary: int, **more: Any) -> Any:
             torch.nn.init.normal_(weight, std=0.15)
         else:
             torch.nn.init.normal_(weight, std=0.1)
+    for name, held in model.named_buffers():
+        if "correction_bias" in name:
+            torch.nn.init.normal_(held, std=0.2)
     return model.eval()
 
 
