@@ -28,7 +28,7 @@ __all__ = ["Parity", "Proof", "compare_llms", "prove_gguf", "thresholds_of"]
 
 ROOM = 1.25  # of the weights' bytes: activations, what is held twice while loading
 ENGINE_BYTES = 300 * 2**20  # llama.cpp's cache and buffers for short prompts
-SOURCE_S = 300.0
+SOURCE_S = 180.0
 
 
 def prove_gguf(
@@ -108,6 +108,10 @@ def _short(facts: Facts, answers: Answers, positions: int) -> list[str]:
     notes = []
     if len(facts.rows) < facts.asked:
         notes.append(f"{len(facts.rows)} of {facts.asked} prompts: the source took its time for more")
+    if len(answers.greedy) < len(facts.rows):
+        notes.append(
+            f"{len(answers.greedy)} of {len(facts.rows)} greedy continuations: llama.cpp took its time for more"
+        )
     if positions < facts.positions:
         notes.append(f"{positions} of {facts.positions} positions: llama.cpp took its time for more")
     return notes

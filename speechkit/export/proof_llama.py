@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMITS", "WHOLE", "Answers", "ask", "parts_of"]
 
-LIMITS = {"open": 120.0, "tokens": 60.0, "template": 60.0, "greedy": 180.0, "logprobs": 240.0}  # seconds
+LIMITS = {"open": 120.0, "tokens": 60.0, "template": 60.0, "greedy": 90.0, "logprobs": 150.0}  # seconds
 GRACE_S = 20.0  # after the limit that the engine keeps by itself
 GIB_S = 20.0  # more to open each GiB: a disk of 50 MB/s
 WHOLE = 2048  # vocabularies up to this size are compared whole

@@ -156,7 +156,7 @@ def read_facts(
     prompts: Sequence[Any] | None = None,
     *,
     adapter: str | os.PathLike[str] | None = None,
-    seconds: float = 300.0,
+    seconds: float = 180.0,
 ) -> Facts:
     """Everything the source says; of the prompts as many as fit into `seconds`, at least one."""
     model, tokenizer = open_source(source, adapter)
@@ -174,7 +174,7 @@ def read_facts(
 
 
 def rows_of(
-    model: Any, tokenizer: Any, prompts: Sequence[Any] | None, seconds: float = 300.0
+    model: Any, tokenizer: Any, prompts: Sequence[Any] | None, seconds: float = 180.0
 ) -> tuple[tuple[Row, ...], int, tuple[str, ...]]:
     """Prompts with greedy continuations and log-probabilities; how many were asked for; what there is to know.
 

@@ -138,6 +138,20 @@ def test_8_bits_pass_their_threshold(facts: Any, parts: Parts, tmp_path: Path) -
     assert found.kl is not None and 0 < found.kl < 0.05
 
 
+def test_of_a_large_vocabulary_the_likeliest_tokens_are_compared_and_the_rest_as_one(
+    facts: Any, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speechkit.export import proof_llama
+
+    file = write(parts, tmp_path / "q8.gguf", "Q8_0")
+    whole = prove_gguf(facts, file, "Q8_0")
+    monkeypatch.setattr(proof_llama, "WHOLE", 512)
+    monkeypatch.setattr(proof_llama, "TOP", 16)
+    part = prove_gguf(facts, file, "Q8_0")
+    assert part.top == 16 and part.top1 == whole.top1 and any("lower bound" in note for note in part.notes)
+    assert part.kl is not None and whole.kl is not None and 0 <= part.kl <= whole.kl
+
+
 def unpermuted(parts: Parts) -> Parts:
     turned = {
         name: weight.reshape(-1, 32, 2, 256).swapaxes(1, 2).reshape(weight.shape)
