@@ -210,12 +210,20 @@ from speechkit.export.card_facts import About, Measured
 from speechkit.export.hub import push
 
 about = About(
-    source=SOURCE if Path(SOURCE).is_dir() else None, licence="apache-2.0", languages=("en",), hardware="two CPU cores",
+    source=SOURCE if Path(SOURCE).is_dir() else None, licence="apache-2.0", languages=("en",),
     measured=(Measured("exact_match", right / len(asked), "unseen calls", f"{len(asked)} questions", "notebook 07_export"),),
 )
 message = f"{QUANT} for llama.cpp, with its proof"
 planned = push(made.files[0].parent, REPOSITORY_ID, dry_run=True, message=message, about=about)
 planned
+
+# %% [markdown]
+# The card as the Hub shows it:
+
+# %%
+from IPython.display import Markdown
+
+Markdown(planned.card.split("---", 2)[2])
 
 # %% [markdown]
 # Everything above as assertions: the proof passed and the broken file is not there, more bits are nearer to the source, the

@@ -105,6 +105,11 @@ def _add_hub(forms: Any) -> None:
     add("--public", action="store_true", help="make a new repository public (default: private)")
     add("--version", default="auto", metavar="V", help="v1.2.0, or auto: the next after the last (default: auto)")
     add("--message", metavar="TEXT", help="a sentence for the changelog")
+    add("--source", type=Path, metavar="DIR", help="folder of the run that the files were exported from, for the card")
+    add("--base", default="", metavar="OWNER/NAME", help="model on the Hub that this one was made from, for the card")
+    add("--licence", default="", metavar="L", help="as the Hub spells it: apache-2.0, cc-by-sa-4.0, other")
+    add("--language", action="append", default=[], metavar="CODE", help="of the model: en; once for each")
+    add("--hardware", default="", metavar="TEXT", help="what it was trained on")
     add("--dry-run", action="store_true", help="show files and card; send nothing")
     add("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(command=_hub)
@@ -153,10 +158,12 @@ def _ollama(arguments: argparse.Namespace) -> int:
 
 def _hub(arguments: argparse.Namespace) -> int:
     def run() -> Any:
-        from speechkit.export.hub import push
+        from speechkit.export.hub import About, push
 
+        told = {name: getattr(arguments, name) for name in ("source", "base", "licence", "hardware")}
+        about = About(languages=tuple(arguments.language), **told)
         more = {"private": not arguments.public, "version": arguments.version, "message": arguments.message}
-        return push(arguments.folder, arguments.repo, dry_run=arguments.dry_run, **more)
+        return push(arguments.folder, arguments.repo, dry_run=arguments.dry_run, about=about, **more)
 
     return _told(run, arguments.json)
 

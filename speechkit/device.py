@@ -59,6 +59,13 @@ class Hardware:
     mps: bool = False  # Apple's GPU
     note: str = ""  # why a GPU that may be there cannot be used
 
+    def __str__(self) -> str:
+        """`2 × Tesla T4, 15 GiB`, `2 CPU cores`: for a record of what a run was made on."""
+        if self.gpus:
+            alike = f"{len(self.gpus)} × " if len(self.gpus) > 1 else ""
+            return f"{alike}{self.gpus[0].name}, {self.gpus[0].memory_gib:.0f} GiB"
+        return "Apple GPU" if self.mps else f"{self.cores} CPU core{'s' * (self.cores != 1)}"
+
 
 def detect() -> Hardware:
     """Look at this machine. Imports torch (about two seconds the first time)."""

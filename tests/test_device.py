@@ -116,3 +116,17 @@ def test_detect_agrees_with_torch_and_the_system() -> None:
     assert len(found.gpus) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
     assert 1 <= found.cores <= (os.cpu_count() or 1)
     assert found.gpus or found.mps or found.note
+
+
+@pytest.mark.parametrize(
+    ("hardware", "told"),
+    [
+        (Hardware(2), "2 CPU cores"),
+        (Hardware(1), "1 CPU core"),
+        (Hardware(8, mps=True), "Apple GPU"),
+        (Hardware(2, (Gpu("Tesla T4", (7, 5), 14.7),)), "Tesla T4, 15 GiB"),
+        (Hardware(2, (Gpu("Tesla T4", (7, 5), 14.7),) * 2), "2 × Tesla T4, 15 GiB"),
+    ],
+)
+def test_hardware_is_told_in_a_few_words(hardware: Hardware, told: str) -> None:
+    assert str(hardware) == told

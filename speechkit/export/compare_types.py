@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TYPES", "TypeRow", "Types", "compare_types", "relative_rmse"]
 
+SAME = 1e-6  # nats: rounding of log-probabilities
 TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")
 
 
@@ -67,7 +68,7 @@ class Types:
         return {"source": self.source, "rows": [{**asdict(row), "path": row.path.name} for row in self.rows]}
 
     def plot(self, theme: Theme | Literal["auto"] = "auto") -> Figure:
-        """Size against what is lost: top-1 disagreement's twin is in the labels, KL on a logarithmic axis.
+        """Size against KL, which is on a logarithmic axis; the labels have the share of the same likeliest tokens.
 
         Hollow marks did not hold their threshold. Raises DataError where no file was compared.
         """
@@ -158,15 +159,16 @@ def _drawn(types: Types, theme: Theme) -> Figure:
     figure, axes = plt.subplots(figsize=(7.2, 4.0), layout="constrained", facecolor=PAPER.of(theme))
     plt.close(figure)  # or pyplot would show it a second time
     axes.set_facecolor(PAPER.of(theme))
-    x, y = [row.bytes / 2**20 for row in rows], [max(row.kl, 1e-9) for row in rows]
+    x, least = [row.bytes / 2**20 for row in rows], min((row.kl for row in rows if row.kl > SAME), default=SAME)
+    y = [max(row.kl, least / 3) for row in rows]  # what is the same has no place on a logarithmic axis
     accent = ACCENT.of(theme)
     axes.plot(x, y, color=accent, lw=1.2, alpha=0.5)
     for row, at, loss in zip(rows, x, y, strict=True):
         axes.plot(at, loss, "o", ms=8, mec=accent, mfc=accent if row.verdict == "passed" else PAPER.of(theme))
-        label = f"{row.quant}, top-1 {row.top1:.1%}"
+        label = f"{row.quant}, top-1 {row.top1:.1%}" + (", KL 0" if row.kl <= SAME else "")
         axes.annotate(label, (at, loss), (8, 5), textcoords="offset points", color=SOFT.of(theme), fontsize=9)
     axes.set_yscale("log")
-    axes.set_xlim(0, 1.3 * max(x))
+    axes.set_xlim(0, 1.4 * max(x))
     axes.grid(color=LINE.of(theme), lw=0.6)
     axes.set_axisbelow(True)
     for side in axes.spines.values():

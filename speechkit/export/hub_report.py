@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PushReport", "PushedFile", "push_html"]
 
+# a notebook paints tables and code in its own theme, which need not be that of the browser
+OWN = "color:inherit;background:none"
+
 
 @dataclass(frozen=True)
 class PushedFile:
@@ -90,16 +93,16 @@ def push_html(report: PushReport) -> str:
     name = escape(report.repo_id)
     linked = f'<a href="{escape(report.url)}">{name}</a>' if report.url.startswith(("http://", "https://")) else name
     files = "".join(
-        _row((f"<code>{escape(file.path)}</code>", size_of(file.size), escape(file.state))) for file in report.files
-    ) + "".join(_row((f"<code>{escape(path)}</code>", "", "removed")) for path in report.removed)
-    left = "".join(f"<li><code>{escape(path)}</code>: {escape(reason)}</li>" for path, reason in report.left_out)
+        _row((_code(file.path), size_of(file.size), escape(file.state))) for file in report.files
+    ) + "".join(_row((_code(path), "", "removed")) for path in report.removed)
+    left = "".join(f"<li>{_code(path)}: {escape(reason)}</li>" for path, reason in report.left_out)
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     soft = f"margin:2px 0 8px;{_paint('color', SOFT)}"
     return (
         f'<section aria-label="Push to the Hub" style="{card()}">'
         f"<strong>{done} {escape(report.version)}</strong> to {linked} ({where})"
         f'<p style="{soft}">{escape(report.reason)}; {len(report.files)} files, {size_of(report.bytes)}</p>'
-        f'<table style="border-collapse:collapse"><thead>{_row(("file", "size", "state"), "th")}</thead>'
+        f'<table style="border-collapse:collapse;{OWN}"><thead>{_row(("file", "size", "state"), "th")}</thead>'
         f"<tbody>{files}</tbody></table>"
         + (f"<ul>{notes}</ul>" if notes else "")
         + (_folded(f"Left out ({len(report.left_out)})", f"<ul>{left}</ul>") if left else "")
@@ -110,14 +113,14 @@ def push_html(report: PushReport) -> str:
 
 
 def _row(cells: tuple[str, ...], tag: str = "td") -> str:
-    # a notebook paints rows and cells in its own theme, which need not be that of the browser
-    style = (
-        "text-align:left;color:inherit;background:none;padding:2px 12px 2px 0;"
-        f"border-bottom:1px solid {LINE.light};border-color:{LINE.css}"
-    )
+    style = f"text-align:left;{OWN};padding:2px 12px 2px 0;border-bottom:1px solid {LINE.light};border-color:{LINE.css}"
     scope = ' scope="col"' if tag == "th" else ""
     made = "".join(f'<{tag}{scope} style="{style}">{cell}</{tag}>' for cell in cells)
-    return f'<tr style="background:none">{made}</tr>'
+    return f'<tr style="{OWN}">{made}</tr>'
+
+
+def _code(text: str) -> str:
+    return f'<code style="{OWN}">{escape(text)}</code>'
 
 
 def _folded(title: str, inside: str, unfolded: bool = False) -> str:
@@ -126,7 +129,8 @@ def _folded(title: str, inside: str, unfolded: bool = False) -> str:
 
 def _plain(text: str) -> str:
     style = (
-        f"white-space:pre-wrap;overflow-wrap:anywhere;padding:8px 10px;border-radius:6px;{_paint('background', PANEL)}"
+        "white-space:pre-wrap;overflow-wrap:anywhere;padding:8px 10px;border-radius:6px;color:inherit;"
+        f"{_paint('background', PANEL)}"
     )
     return f'<pre style="{style}">{escape(text)}</pre>'
 

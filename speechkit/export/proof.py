@@ -97,8 +97,8 @@ def _measured(proof: Proof, facts: Facts, answers: Answers) -> Proof:
         replace(
             proof, prompts=len(answers.logprobs), tokens=found.positions, top=answers.top, notes=notes, reasons=reasons,
             tokenizer=measure.tokens_alike(facts, answers), stops=measure.stops_alike(facts, answers),
-            template=template, top1=found.top1, kl=found.mean_kl, max_logprob_difference=found.difference,
-            greedy=greedy,
+            template=template, top1=found.top1, ties=found.ties, kl=found.mean_kl, greedy=greedy,
+            max_logprob_difference=found.difference,
         )
     )  # fmt: skip
 

@@ -75,7 +75,7 @@ def against(proof: Proof, rows: Sequence[Row], model: Any, tokenizer: Any) -> Pr
     return judged(
         replace(
             proof, prompts=len(rows), tokens=found.positions, top=vocabulary, reasons=reasons, top1=found.top1,
-            kl=found.mean_kl, max_logprob_difference=found.difference, greedy=parity,
+            ties=found.ties, kl=found.mean_kl, max_logprob_difference=found.difference, greedy=parity,
         )
     )  # fmt: skip
 

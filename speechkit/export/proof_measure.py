@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechkit.export.proof_report import TIES, Parity
+from speechkit.export.proof_report import TIES, UNDECIDED, Parity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,14 +28,18 @@ class Following:
     """Next-token distributions, compared position by position."""
 
     def __init__(self) -> None:
-        self.positions, self.same, self.kl, self.difference, self.finite = 0, 0, 0.0, 0.0, True
+        self.positions, self.same, self.ties, self.kl, self.difference, self.finite = 0, 0, 0, 0.0, 0.0, True
 
     def add(self, source: NDArray[np.float32], ids: NDArray[np.int64], found: NDArray[np.float64]) -> None:
         """source: (V,) natural log; ids, found: (n,) the export's likeliest tokens, their log-probabilities."""
         kept = source[ids].astype(np.float64)
         self.positions += 1
         self.finite &= bool(np.isfinite(found).all() and np.isfinite(kept).all())
-        self.same += int(ids[found.argmax()] == source.argmax())
+        chosen = ids[found.argmax()]
+        if chosen == source.argmax():
+            self.same += 1
+        elif source.max() - source[chosen] <= UNDECIDED:
+            self.ties += 1
         self.difference = max(self.difference, float(np.abs(kept - found).max()))
         self.kl += _kl(kept, found, whole=len(ids) == len(source))
 

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from speechkit import extras
-from speechkit.device import choose_device
+from speechkit.device import choose_device, detect
 from speechkit.errors import DataError, PlanError
 from speechkit.llm.four_bits import differentiable
 from speechkit.llm.llm_folder import LlmFolder
@@ -213,6 +213,7 @@ class _Run:
             "notes": self.notes,
             "data": {"train_rows": len(self.train), "dev_rows": len(self.dev), "left_out": self.left_out},
             "versions": versions() | _more_versions(),
+            "hardware": str(detect()),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": sys.argv,
         }

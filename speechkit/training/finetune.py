@@ -24,7 +24,7 @@ import torch
 
 from speechkit import extras
 from speechkit.asr import checkpoint, decode
-from speechkit.device import choose_device, cpu_cores
+from speechkit.device import choose_device, cpu_cores, detect
 from speechkit.errors import DataError, PlanError
 from speechkit.evaluation import metrics
 from speechkit.training import adapters, check, strategies
@@ -244,6 +244,7 @@ class _Run:
                 "left_out": left_out,
             },
             "versions": versions(),
+            "hardware": str(detect()),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": sys.argv,
         }

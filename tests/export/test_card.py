@@ -20,6 +20,7 @@ import tiny_llm_runs
 import tiny_runs
 
 from speechkit import demo
+from speechkit.device import detect
 from speechkit.errors import ExportError
 from speechkit.export.card import check_card, model_card
 from speechkit.export.card_facts import About, Measured, read_facts
@@ -104,7 +105,7 @@ def test_an_llm_runs_card_holds_loss_and_perplexity_and_the_adapters_shape(llm_r
     assert "- `r`: 4" in card and "- `lora_alpha`: 8" in card and "speechkit llm-finetune --config run.json" in card
     assert str(llm_run.parent) not in card
     notes = model_card(read_facts(llm_run), REPO).notes
-    assert any("hardware is not known" in note for note in notes)
+    assert not any("hardware is not known" in note for note in notes) and str(detect()) in card
     assert any("the base model 'tiny-base' is not in the metadata" in note for note in notes)
 
 

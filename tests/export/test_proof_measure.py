@@ -50,7 +50,15 @@ def test_top1_counts_positions_with_the_same_likeliest_token() -> None:
         logits = np.full(4, -3.0)
         logits[best] = 0.0
         found.add(np.log(np.array([0.1, 0.7, 0.1, 0.1], dtype=np.float32)), np.arange(4), logits)
-    assert found.top1 == 0.75
+    assert found.top1 == 0.75 and found.ties == 0
+
+
+def test_where_the_source_is_undecided_the_other_token_is_a_tie() -> None:
+    found = Following()
+    for second in (0.49, 0.47, 0.44):  # 0.02, 0.06 and 0.13 nats below 0.5
+        source = np.log(np.array([0.5, second, 0.5 - second + 1e-4], dtype=np.float32))
+        found.add(source, np.arange(3), np.array([-3.0, 0.0, -3.0]))
+    assert (found.top1, found.ties) == (0.0, 2)
 
 
 def test_values_that_are_not_finite_are_seen() -> None:
@@ -159,6 +167,8 @@ def test_each_type_has_its_threshold(quant: str, least: float) -> None:
     assert judged(replace(proof, top1=least)).passed
     found = judged(replace(proof, top1=least - 0.001))
     assert not found.passed and f"{quant} must have ≥ {least:g}" in found.reasons[0]
+    tied = judged(replace(proof, top1=least - 0.01, ties=1))
+    assert proof.tokens == 100 and tied.passed and "1 more at a tie" in tied.text()
 
 
 @pytest.mark.parametrize("quant", ["F32", "F16", "BF16"])

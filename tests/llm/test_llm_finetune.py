@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_llm_runs import chats, losses, model_folder, no_kernels, small
 
+from speechkit.device import detect
 from speechkit.errors import DataError, ModelError, PlanError
 from speechkit.llm.data import tokenize
 from speechkit.llm.finetune import finetune
@@ -102,6 +103,7 @@ def test_the_folder_of_a_run_holds_what_repeats_and_explains_it(result: LlmResul
     assert LlmConfig.load(folder / "run.json") == small(folder, model)
     origin = json.loads((folder / "origin.json").read_text())
     assert origin["versions"]["torch"] == torch.__version__.partition("+")[0] and "trl" in origin["versions"]
+    assert origin["hardware"] == str(detect())
     assert LlmResult.load(folder) == result
     card = (folder / "README.md").read_text()
     assert f"| this model (step {result.best_step}) | {result.dev_loss:.4f} |" in card

@@ -24,6 +24,7 @@ from tiny_runs import examples, losses, model_folder, small
 
 from speechkit import demo
 from speechkit.asr.model import load_asr
+from speechkit.device import detect
 from speechkit.errors import OutputError, PlanError
 from speechkit.training.batches import BatchPlan
 from speechkit.training.config import FinetuneConfig
@@ -93,6 +94,7 @@ def test_the_folder_of_a_run_holds_what_repeats_and_explains_it(result: Finetune
     assert FinetuneConfig.load(folder / "run.json") == small(folder, model)
     origin = json.loads((folder / "origin.json").read_text())
     assert origin["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert origin["hardware"] == str(detect())
     assert origin["data"]["train_clips"] == 40 and origin["data"]["speakers"] == 4
     assert FinetuneResult.load(folder) == result
     card = (folder / "README.md").read_text()
