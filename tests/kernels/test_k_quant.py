@@ -68,6 +68,11 @@ def test_the_definition_writes_llama_cpps_bytes(kind: str, ggml: Any) -> None:
     assert equal_blocks(definition(x, kind), ggml(x, kind), kind) >= 0.999
 
 
+def test_parts_of_a_block_without_any_value_have_llama_cpps_codes(ggml: Any) -> None:
+    x = (torch.randn(8, 512) * 0.02).masked_fill((torch.arange(512) // 16 % 3 == 1), 0)
+    assert equal_blocks(definition(x, "Q6_K"), ggml(x, "Q6_K"), "Q6_K") == 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_of_one_value_of_nought_and_with_outliers_are_as_good_as_llama_cpps(kind: str, ggml: Any) -> None:
     x = special()

@@ -156,6 +156,7 @@ def _pack_symmetric(x: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     eight = torch.where(nothing, 0.0, (inverse * scales).round().clamp(max=127))
     step = (d.float() * eight).view(-1)
     kept = (found[1] * x).round().clamp(-32, 31)  # of a scale that is nought in eight bits
+    kept = torch.where(found[1] == 0, -32.0, kept)  # weights without any value: the search leaves code 0
     again = (x / torch.where(step == 0, 1.0, step)).round().clamp(-32, 31)
     codes = (torch.where(step == 0, kept, again) + 32).to(torch.uint8).T.reshape(-1, 2, 4, 32)
     codes = codes.masked_fill(nothing[:, :, None, None], 0)
