@@ -1,4 +1,4 @@
-"""What each type of GGUF file costs and loses: bits per weight, RMSE, top-1 agreement and KL, of a model that is trained.
+"""What each type of GGUF file costs and loses: bits per weight, RMSE, top-1 agreement and KL, of a trained model.
 
     python kernels/bench/export_types.py                     demo/chat in every type
     python kernels/bench/export_types.py --model FOLDER --types Q8_0 Q4_K_M
