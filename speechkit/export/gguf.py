@@ -226,18 +226,18 @@ def _add_metadata(
     writer: GGUFWriter, source: Source, row: Any, text: Any, plan: Mapping[str, Planned], wanted: _Wanted
 ) -> tuple[str, ...]:
     from speechkit.export.gguf_metadata import add_general, add_model
-    from speechkit.export.gguf_tokenizer import add_tokenizer
+    from speechkit.export.gguf_tokenizer import add_tokenizer, told_name
     from speechkit.llm.files import read_tokenizer
 
+    tokenizer = read_tokenizer(source.tokenizer)
+    source = replace(source, name=told_name(source.name, tokenizer, source.tokenizer))
     add_general(writer, source.folder, source.name, wanted.kind.number)
     notes = add_model(writer, row, text)
     rows = plan["token_embd.weight"].shape[0]
     stops = _stops(source.folder)
     return (
         *notes,
-        *add_tokenizer(
-            writer, read_tokenizer(source.tokenizer), rows, folder=source.tokenizer, pre=wanted.pre, stops=stops
-        ),
+        *add_tokenizer(writer, tokenizer, rows, source=source, pre=wanted.pre, stops=stops),
     )
 
 

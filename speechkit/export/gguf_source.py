@@ -70,11 +70,13 @@ def _merge_folder(base: Path, tokenizer: Path, adapter: str, made: Path) -> tupl
 
 
 def _save_model(model: Any, tokenizer: Any, adapter: Any, made: Path) -> tuple[str, ...]:
+    from speechkit.export.gguf_write import check_room
     from speechkit.llm.adapter_files import load_adapter
     from speechkit.llm.merge import merge, unmerge
     from speechkit.llm.quiet import quiet
 
     notes: tuple[str, ...] = ()
+    check_room(made, sum(weight.numel() * weight.element_size() for weight in model.parameters()))
     if adapter is not None:
         model = load_adapter(model, adapter, kernels=False)
     with quiet():

@@ -19,34 +19,52 @@ if TYPE_CHECKING:
 
     from gguf import GGUFWriter
 
-__all__ = ["add_tokenizer", "rendered_tags"]
+    from speechkit.export.gguf_source import Source
+
+__all__ = ["add_tokenizer", "rendered_tags", "told_name"]
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's types of tokens
+PHI_STAYS = ("<unk>", "<s>", "<|endoftext|>")  # of Phi-3's tokens those that take no spaces away
 SPACE = "\u2581"  # SentencePiece's space
 
 
 def add_tokenizer(
-    writer: GGUFWriter, tokenizer: Any, rows: int, *, folder: Path, pre: str | None = None, stops: tuple[int, ...] = ()
+    writer: GGUFWriter,
+    tokenizer: Any,
+    rows: int,
+    *,
+    source: Source,
+    pre: str | None = None,
+    stops: tuple[int, ...] = (),
 ) -> tuple[str, ...]:
     """Everything of the tokenizer into the file; notes on what a reader should know.
 
     rows: of the embedding; ids that the tokenizer does not use are filled. stops: eos ids of the generation config.
     Raises ExportError for a tokenizer that llama.cpp cannot be told, ModelError for one that does not fit the model.
     """
-    state = _state(tokenizer, folder)
+    folder, state = source.tokenizer, _state(tokenizer, source.tokenizer)
     tokens, types = _tokens(state, rows)
     kind = state["model"]["type"]
     if kind != "BPE":
         raise ExportError(
             f"its tokenizer is of kind {kind}; llama.cpp's models here are byte-level BPE and SentencePiece BPE"
         )
-    spm = bool(state["model"].get("byte_fallback")) or _has_spaces(state)
+    spm = "ByteLevel" not in json.dumps(state.get("pre_tokenizer")) and _has_spaces(state)
     notes = _add_spm(writer, state, tokens, types, folder) if spm else _add_bpe(writer, state, tokens, types, pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     notes += _add_special(writer, tokenizer, stops)
     notes += _add_template(writer, tokenizer)
-    return (*notes, *_stripping(state))
+    return (*notes, *_stripping(state, source.name))
+
+
+def told_name(name: str, tokenizer: Any, folder: Path) -> str:
+    """The model's name as llama.cpp may see it: one with "phi-3" in it makes tokens take the spaces after them away,
+    and stops it from loading where the tokens of Phi-3 are not there."""
+    phi = _eats_as_phi(_state(tokenizer, folder))
+    if phi and not _is_phi(name):
+        return f"{name} (Phi-3)"
+    return name if phi else re.sub(r"(?i)(phi)-?3", r"\1 3", name)
 
 
 def rendered_tags(template: str) -> str:
@@ -96,6 +114,9 @@ def _tokens(state: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
 
 
 def _has_spaces(state: dict[str, Any]) -> bool:
+    """Whether it is SentencePiece's."""
+    if state["model"].get("byte_fallback"):
+        return True
     kinds = json.dumps([state.get("normalizer"), state.get("pre_tokenizer"), state.get("decoder")], ensure_ascii=False)
     return SPACE in kinds or "Metaspace" in kinds
 
@@ -169,9 +190,24 @@ def _add_template(writer: GGUFWriter, tokenizer: Any) -> list[str]:
     return []
 
 
-def _stripping(state: dict[str, Any]) -> list[str]:
-    """Tokens that eat the spaces beside them, which llama.cpp knows of Phi-3's alone."""
+def _stripping(state: dict[str, Any], name: str) -> list[str]:
+    """Tokens that eat the spaces beside them, which llama.cpp knows of Phi-3 alone."""
     found = [one["content"] for one in state.get("added_tokens") or () if one.get("lstrip") or one.get("rstrip")]
-    if not found:
+    if not found or (_is_phi(name) and _eats_as_phi(state)):
         return []
-    return [f"{len(found)} tokens take the spaces beside them away ({found[0]}, …), which llama.cpp may not do"]
+    return [f"{len(found)} tokens take the spaces beside them away ({found[0]}, …), which llama.cpp does not do"]
+
+
+def _is_phi(name: str) -> bool:
+    return any(word in name.lower() for word in ("phi-3", "phi3"))
+
+
+def _eats_as_phi(state: dict[str, Any]) -> bool:
+    """Whether the tokens that take the spaces after them away are those that llama.cpp takes for Phi-3's."""
+    added = state.get("added_tokens") or ()
+    eats = {one["content"] for one in added if one.get("rstrip")}
+    return (
+        not any(one.get("lstrip") for one in added)
+        and eats == {one["content"] for one in added} - set(PHI_STAYS)
+        and {"</s>", *PHI_STAYS} <= {*state["model"]["vocab"], *(one["content"] for one in added)}
+    )

@@ -255,6 +255,10 @@ def test_too_little_room_is_seen_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: real._replace(free=1_000_000))
     with pytest.raises(OutputError, match=r"needs [\d,]+ bytes and .* has 1,000,000 free"):
         export_gguf(folder, tmp_path / "model.gguf", "F32", prove=False)
+    held = (tiny("llama", 512), byte_level(ignore_merges=True))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: real._replace(free=1000))
+    with pytest.raises(OutputError, match=r"has 1,000 free"):  # a model in memory is written as a folder first
+        export_gguf(held, tmp_path / "model.gguf", "F32", prove=False)
     assert left(tmp_path) == []
 
 

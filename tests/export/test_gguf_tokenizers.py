@@ -231,3 +231,27 @@ def test_without_an_eos_the_models_own_stop_or_pad_stands_for_it(tmp_path: Path)
         report = export_gguf(folder, tmp_path / "model.gguf", "F32", prove=False, overwrite=True)
         assert field(report.files[0], "tokenizer.ggml.eos_token_id") == wanted
         assert f"the tokenizer has no eos: token {wanted} stands for it" in report.notes
+
+
+@pytest.mark.parametrize("phi", [True, False], ids=["Phi-3's", "others"])
+def test_tokens_that_take_the_spaces_after_them_away(phi: bool, tmp_path: Path) -> None:
+    """llama.cpp knows those of Phi-3, by the model's name; of others it is told that it does not."""
+    from tokenizers import AddedToken
+
+    tokenizer = sentencepiece()
+    stays = ("<s>", "<|endoftext|>", "<unk>")
+    for word in (*SPECIALS, *((*stays, "</s>") if phi else ())):
+        token = AddedToken(word, special=True, normalized=False, rstrip=word not in stays)
+        tokenizer.backend_tokenizer.add_special_tokens([token])
+    folder = folder_of(tmp_path / "model", "phi3", tokenizer, **SMALL)
+    report = export_gguf(folder, tmp_path / "model.gguf", "F32", prove=False)
+    told = any("take the spaces beside them away" in note for note in report.notes)
+    assert told == bool(unlike(report.files[0], tokenizer)) == (not phi)
+    assert field(report.files[0], "general.name") == ("model (Phi-3)" if phi else "model")
+
+
+def test_a_name_that_llama_cpp_would_misread_is_changed(tmp_path: Path) -> None:
+    """It does not load a model with "phi-3" in its name whose tokens are not Phi-3's."""
+    folder = folder_of(tmp_path / "my-Phi-3-like", "llama", byte_level(ignore_merges=True), **SMALL)
+    path = export_gguf(folder, tmp_path / "model.gguf", "F32", prove=False).files[0]
+    assert field(path, "general.name") == "my-Phi 3-like" and engine(path).tokens("a", False)
