@@ -6,7 +6,7 @@
 The export runs in a process of its own, whose largest resident size is the memory; imports and compiling are counted
 apart, by an export of a tiny model before. The aims: at most 3 GiB. Then the tensors of one layer are packed by ours as
 the file holds them, by `ggml_quantize_chunk` as the same types and by gguf's own Q8_0, taking turns in one thread; the
-figures are medians of the quotients of neighbouring turns. They go to results/export_gguf.json. No proof is made: it
+figures are medians of the quotients of neighbouring turns. They go to export_results/. No proof is made: it
 would need the model in float32.
 """
 
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from kquants_cpu import llama_cpp, ratios, turns
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "export_results"  # results/ is read as figures of kernels
 ROOT = Path(__file__).parents[2]
 
 
