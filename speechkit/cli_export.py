@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechkit.errors import PlanError
+from speechkit.errors import PlanError, SpeechkitError
 
 if TYPE_CHECKING:
     import argparse
@@ -23,6 +23,13 @@ __all__ = ["add_export"]
 
 OK = 0
 MODEL = "a name from `speechkit models`, a Hub id, a folder of a model, of an adapter or of a run"
+FLAGS = (  # what a message calls an argument in Python, and here
+    ("overwrite=True", "--overwrite"), ("force=True", "--force"), ("dry_run=True", "--dry-run"),
+    ("private is True: say private=False", "--public was not said: say it"), ("version='auto'", "--version auto"),
+    ("About(licence='apache-2.0')", "--licence apache-2.0"), ("About(licence=…)", "--licence"),
+    ("About(hardware='one T4, 16 GB')", "--hardware 'one T4, 16 GB'"),
+    ("About(base='owner/name')", "--base owner/name"),
+)  # fmt: skip
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 
 
@@ -89,6 +96,7 @@ def _add_ollama(forms: Any) -> None:
     add("file", type=Path, metavar="FILE", help="the .gguf file")
     add("--system", metavar="TEXT", help="what the model is told first in each conversation")
     add("--overwrite", action="store_true", help="replace the Modelfile that is there")
+    add("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(command=_ollama)
 
 
@@ -153,7 +161,7 @@ def _ollama(arguments: argparse.Namespace) -> int:
 
         return write_modelfile(arguments.file, system=arguments.system, overwrite=arguments.overwrite)
 
-    return _told(run, False)
+    return _told(run, arguments.json)
 
 
 def _hub(arguments: argparse.Namespace) -> int:
@@ -181,10 +189,22 @@ def _told(run: Callable[[], Any], as_json: bool) -> int:
     """Print what came of it: for readers, or for programs, to which libraries' remarks on stdout are no JSON."""
     from speechkit.llm.quiet import quiet
 
-    with quiet(), redirect_stdout(sys.stderr):
-        found = run()
-    print(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) if as_json else found)
+    try:
+        with quiet(), redirect_stdout(sys.stderr):
+            found = run()
+    except SpeechkitError as error:
+        raise type(error)(_in_flags(str(error))) from error
+    rows = str(found).split("\n")
+    text = "\n".join(_in_flags(row) if row.startswith("note: ") else row for row in rows)
+    print(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) if as_json else text)
     return OK
+
+
+def _in_flags(text: str) -> str:
+    """A message of the package in the words of the command line."""
+    for called, flag in FLAGS:
+        text = text.replace(called, flag)
+    return text
 
 
 def _size(text: str) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from speechkit import cli, cli_export
 from speechkit.cli import main
@@ -36,11 +38,14 @@ def test_a_gguf_file_is_written_and_told_as_json_alone(tmp_path: Path, capsys: p
     assert told["proof"] is None
 
     assert main(["export", "gguf", "demo/chat", str(file)]) == 2
-    assert "overwrite" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "pass --overwrite to replace it" in said and "=True" not in said
 
     assert main(["export", "ollama", str(file), "--system", "Be brief."]) == 0
     assert "Modelfile" in capsys.readouterr().out
     assert "Be brief." in (tmp_path / "Modelfile").read_text()
+    assert main(["export", "ollama", str(file), "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == "Modelfile"
 
     assert main(["export", "hub", str(tmp_path), "me/chat", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -84,6 +89,18 @@ def test_of_the_folder_of_a_run_its_best_model_is_exported(
     assert cli_export._best(str(tmp_path / "run")) == str(tmp_path / "run" / "best")
     assert "exporting" in capsys.readouterr().err
     assert cli_export._best("demo/chat") == "demo/chat"
+
+
+def test_remarks_on_a_push_name_options_and_leave_the_card_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "README.md").write_text("# Mine\n\nMade with overwrite=True.\n")
+    save_file({"a": np.zeros(4, np.float32)}, tmp_path / "model.safetensors")
+    assert main(["export", "hub", str(tmp_path), "me/mine", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "note: no licence is known, so nobody else may use the model: say --licence apache-2.0" in printed
+    assert "Made with overwrite=True." in printed
 
 
 def test_publishing_is_private_unless_asked_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

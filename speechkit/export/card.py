@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import DataError, ExportError, PlanError
+from speechkit.export.card_facts import is_place
 from speechkit.export.card_sections import written_sections
 from speechkit.export.card_text import Page, Section, carried_over, joined, read_page, with_rows_of
 
@@ -137,7 +138,7 @@ def _metadata(
     """(front matter, remarks): the folder's own entries go first, then the facts, then what stands on the Hub."""
     from huggingface_hub import ModelCardData
 
-    own = {name: value for name, value in own.items() if value not in (None, "", [])}
+    own = {name: value for name, value in _placeless(own, facts).items() if value not in (None, "", [])}
     licence = facts.licence if facts.licence_from == "given" or not own.get("license") else own["license"]
     licence = licence or before.get("license") or ""
     metrics = [one.metric for one in facts.measured if one.metric != "loss"]
@@ -156,6 +157,20 @@ def _metadata(
     name = repo_id.rpartition("/")[2] if facts.measured else None
     data: Any = ModelCardData(**merged, eval_results=_evaluations(facts) or None, model_name=name)
     return data.to_dict(), _remarks(facts, str(licence), "license" in own)
+
+
+def _placeless(own: dict[str, Any], facts: Facts) -> dict[str, Any]:
+    """Without the base where it is named by a folder, as peft and transformers do, or by About as well."""
+    bases = [] if facts.base_given else [base for base in _several(own.get("base_model")) if not is_place(str(base))]
+    told = [str(tag) for tag in _several(own.get("tags"))]
+    tags = [tag for tag in told if not (tag.startswith("base_model:") and _of_place(tag, facts))]
+    return own | {"base_model": bases[0] if len(bases) == 1 else bases, "tags": tags}
+
+
+def _of_place(tag: str, facts: Facts) -> bool:
+    """Of `base_model:owner/name` and `base_model:adapter:owner/name`, whether it names another base or a folder."""
+    name = re.sub(r"^base_model:(?:(?:adapter|finetune|merge|quantized):)?", "", tag)
+    return is_place(name) or (facts.base_given and name != facts.base)
 
 
 def _remarks(facts: Facts, licence: str, own: bool) -> list[str]:

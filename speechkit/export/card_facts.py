@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from math import exp, isfinite
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from speechkit.asr.checkpoint import ARCHITECTURES as SPEECH
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-__all__ = ["DATA_REPORTS", "HUB_ID", "About", "Facts", "Kind", "Measured", "read_facts", "read_record"]
+__all__ = ["DATA_REPORTS", "HUB_ID", "About", "Facts", "Kind", "Measured", "is_place", "read_facts", "read_record"]
 
 Kind = Literal["speech", "encoder", "llm", "sentences", "adapter", "gguf"]
 PERCENT = ("wer", "cer", "exact_match", "accuracy")  # kept as fractions, shown and published in percent
@@ -34,6 +34,7 @@ TASKS: dict[Kind, str] = {
 }  # fmt: skip
 DATA_REPORTS = {"data.json": "training", "data-dev.json": "development"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ELSEWHERE = re.compile(r"[.~]|[A-Za-z]:[\\/]|\\\\")  # relative, in a home, or on a drive of Windows
 LICENCE_LINE = re.compile(r"^license: *([\w.-]+)", re.MULTILINE)
 
 
@@ -83,6 +84,7 @@ class Facts:
     run: Path | None = None  # folder of the run that made them
     base: str = ""  # without folders of this machine
     published: bool = False  # whether the Hub knows `base` by that name
+    base_given: bool = False  # by About, which goes before what a card says
     languages: tuple[str, ...] = ()
     licence: str = ""
     licence_from: str = ""  # where it was read
@@ -138,6 +140,7 @@ def read_facts(
     side = read_record(model / "speechkit_adapter.json")
     found = Facts(
         kind=kind, name=_name(run or folder, config), model=model, run=run, base=base, published=published,
+        base_given=bool(about.base),
         languages=_languages(about, origin, run, recipe, gguf), licence=licence, licence_from=where,
         measured=(*_results(run, origin), *_recipe_results(recipe), *about.measured),
         proofs=proofs, config=config, origin=origin, data=_data(run),
@@ -240,10 +243,14 @@ def _base(
         name = f"demo/{inside[1]}"
     if name.startswith("demo/"):
         return name, False
-    place = Path(name).expanduser()
-    if not about.base and (place.is_absolute() or name.startswith((".", "~")) or place.is_dir()):
-        return place.name, False
+    if not about.base and is_place(name):
+        return PureWindowsPath(name).name, False  # parts a path of any system
     return name, bool(HUB_ID.fullmatch(name)) and bool(about.base or origin.get("published", True))
+
+
+def is_place(name: str) -> bool:
+    """Whether a model is named by its folder, which is nothing to others."""
+    return Path(name).is_absolute() or bool(ELSEWHERE.match(name)) or Path(name).is_dir()
 
 
 def _gguf_base(gguf: dict[str, Any]) -> str:

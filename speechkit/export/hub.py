@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from speechkit.errors import ExportError
 from speechkit.export.card_facts import About, Measured, read_facts
 from speechkit.export.hub_errors import LOG_IN, told
-from speechkit.export.hub_files import gather
-from speechkit.export.hub_push import Push
+from speechkit.export.hub_files import PICKLED, gather
+from speechkit.export.hub_push import SUPERSEDED, Push
 from speechkit.export.hub_repo import BRANCH, Repository, Standing, endpoint
 from speechkit.export.hub_report import PushReport
 from speechkit.export.hub_secrets import Mine, refuse_secrets
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["About", "Measured", "PushReport", "Release", "pull", "push", "versions"]
 
-UNSAFE = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack")
+UNSAFE = tuple(f"*{ending}" for ending in sorted(PICKLED))
 
 
 def push(
@@ -77,8 +77,9 @@ def pull(repo_id: str, version: str = "latest", *, folder: str | os.PathLike[str
     """The files of a version → their folder: in the local cache, or in `folder`.
 
     version: "latest", the highest that is released; "v0.2.0" or "0.2.0"; a branch or a commit. Pickled files stay
-    there. Without a network the cache answers, and for "latest" a warning says which version that is. Raises
-    ExportError where there is no such version, or the Hub cannot be reached and the cache does not have it.
+    there. Weights that `folder` held before and the version lacks are warned of. Without a network the cache answers,
+    and a warning says which version that is. Raises ExportError where there is no such version, or the Hub cannot be
+    reached and the cache does not have it.
     """
     _check_id(repo_id)
     repo = Repository(repo_id, endpoint())
@@ -100,7 +101,14 @@ def pull(repo_id: str, version: str = "latest", *, folder: str | os.PathLike[str
             repo_id, revision=revision, local_dir=place, ignore_patterns=list(UNSAFE), local_files_only=offline
         )
 
-    return Path(told(f"fetching {revision}", repo_id, fetched))
+    got = Path(told(f"fetching {revision}", repo_id, fetched))
+    if place is not None and not offline and (others := _others(repo, revision, got)):
+        warnings.warn(
+            f"{got.name} holds {', '.join(others)} besides, which {revision} of {repo_id} does not have and which may "
+            "be loaded instead of its weights: remove what is of another version, or pull to an empty folder",
+            stacklevel=2,
+        )
+    return got
 
 
 def versions(repo_id: str) -> list[Release]:
@@ -116,6 +124,12 @@ def versions(repo_id: str) -> list[Release]:
     standing, records = told("listing the versions", repo_id, listed)
     names = [str(one) for one in reversed(versions_of(standing.tags))]
     return [replace(records.get(name, Release(name, "")), commit=standing.tags[name]) for name in names]
+
+
+def _others(repo: Repository, revision: str, folder: Path) -> list[str]:
+    """Names of weights in a folder that are not of a revision."""
+    there = told(f"listing {revision}", repo.repo_id, lambda: repo.files(revision))
+    return [one.name for shape in SUPERSEDED for one in sorted(folder.glob(shape)) if one.name not in there]
 
 
 def _logged_in(repo_id: str) -> Mine:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import ExportError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from speechkit.export.card_facts import Facts
 
-__all__ = ["Upload", "gather"]
+__all__ = ["PICKLED", "Upload", "gather"]
 
 ALLOWED = frozenset({
     ".safetensors", ".gguf", ".json", ".jsonl", ".txt", ".md", ".jinja", ".model", ".csv", ".tsv", ".toml", ".yaml",
@@ -42,6 +43,8 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 UNFINISHED = (".new", ".old", ".tmp", ".partial", ".incomplete", ".part")
+TOKENS = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})  # where "/tmp" is a token, not a folder
+PLACE = re.compile(r"(?:/[^/\s][^/\n]*){2,}/?|~/.+|[A-Za-z]:[\\/].+")  # a string that is a path and nothing else
 SMALL = 2**20  # larger JSON is a vocabulary, which names no folder
 
 
@@ -84,7 +87,7 @@ def _found(facts: Facts) -> list[tuple[str, Path]]:
     found = {}
     if facts.run is not None:
         for place in sorted(facts.run.iterdir()):
-            if place.name != "best":
+            if place.name != "best" and (place.is_dir() or place.is_file()):  # no broken link, no pipe
                 found[place.name + ("/" if place.is_dir() else "")] = place
     for place in sorted(facts.model.rglob("*")):
         path = place.relative_to(facts.model).as_posix()
@@ -133,17 +136,17 @@ def _unasked(path: str, files: Sequence[str] | None) -> str:
 
 def _cleaned(path: str, place: Path, facts: Facts, base: str) -> Path | bytes:
     """JSON without the folders of this machine; any other file as it is."""
-    if place.suffix not in (".json", ".jsonl") or place.stat().st_size > SMALL:
+    if place.suffix not in (".json", ".jsonl") or place.name in TOKENS or place.stat().st_size > SMALL:
         return place
     text = place.read_text(encoding="utf-8", errors="replace")
-    homes = [str(Path.home()), str(Path.cwd()), tempfile.gettempdir(), str(facts.model.resolve().parent)]
-    homes = [home for home in homes if home not in ("/", "")]
+    homes = [str(Path.home()), str(Path.cwd()), tempfile.gettempdir(), str(facts.model.resolve().parent), sys.prefix]
+    homes = [home for home in homes if home not in ("/", "", "/usr")]
     config = path == "adapter_config.json"
-    if not config and not any(json.dumps(home)[1:-1] in text for home in homes):
-        return place
     try:
         rows = [json.loads(text)] if place.suffix == ".json" else [json.loads(row) for row in text.splitlines() if row]
     except ValueError as error:
+        if not config and not any(json.dumps(home)[1:-1] in text for home in homes):
+            return place
         raise ExportError(f"{path} is no JSON ({error}): put it right, or take it out of the folder") from error
     clean = [_without_folders(row, homes) for row in rows]
     if config and isinstance(clean[0], dict) and (base or facts.base):
@@ -162,8 +165,10 @@ def _without_folders(value: Any, homes: Sequence[str]) -> Any:
         return [_without_folders(one, homes) for one in value]
     if not isinstance(value, str):
         return value
+    if PLACE.fullmatch(value):
+        return PureWindowsPath(value).name
     for home in sorted(homes, key=len, reverse=True):
-        if value.startswith(home + "/") or value == home:
-            return Path(value).name  # the whole of it is a path, which may hold spaces
+        if value == home:
+            return Path(value).name
         value = re.sub(re.escape(home) + r"(?:/[^\s\"':,;]*)?", lambda found: Path(found[0]).name, value)
     return value

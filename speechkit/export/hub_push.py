@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from speechkit.export.card_facts import Facts
     from speechkit.export.hub_files import Upload
 
-__all__ = ["Push"]
+__all__ = ["SUPERSEDED", "Push"]
 
 CARD = "README.md"
 SUPERSEDED = ("*.safetensors", "*.safetensors.index.json")  # left from the version before they would be loaded still

@@ -107,6 +107,10 @@ class Repository:
         place = patient(lambda: self.api.hf_hub_download(self.repo_id, path, revision=standing.head))
         return Path(place).read_text(encoding="utf-8", errors="replace")
 
+    def files(self, revision: str) -> list[str]:
+        """Paths at a tag, branch or commit."""
+        return patient(lambda: list(self.api.list_repo_files(self.repo_id, revision=revision)))
+
     def commit_of(self, version: str) -> str:
         """The newest commit that brought a version, by its title; "" for none."""
         commits = patient(lambda: self.api.list_repo_commits(self.repo_id, revision=BRANCH))

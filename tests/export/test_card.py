@@ -109,6 +109,24 @@ def test_an_llm_runs_card_holds_loss_and_perplexity_and_the_adapters_shape(llm_r
     assert any("the base model 'tiny-base' is not in the metadata" in note for note in notes)
 
 
+def test_a_base_that_peft_named_by_its_folder_is_left_out_and_about_goes_before_it(tmp_path: Path) -> None:
+    place = "/srv/models/tiny"
+    save_file({"a": np.zeros(4, np.float32)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": place}))
+    (tmp_path / "README.md").write_text(
+        f"---\nbase_model: {place}\ntags:\n- base_model:adapter:{place}\n- sums\n---\n\n# Sums\n"
+    )
+    assert "/srv" not in written(tmp_path) and ModelCard(written(tmp_path)).data.base_model is None
+    data = ModelCard(written(tmp_path, About(base="owner/tiny"))).data
+    assert data.base_model == "owner/tiny" and data.tags == ["sums", "lora", "speechkit"]
+
+    readme = (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text(readme.replace(place, "other/base"))
+    assert ModelCard(written(tmp_path)).data.base_model == "other/base"
+    data = ModelCard(written(tmp_path, About(base="owner/tiny"))).data
+    assert data.base_model == "owner/tiny" and "base_model:adapter:other/base" not in data.tags
+
+
 def test_the_best_folder_of_a_run_is_described_as_the_run(speech_run: Path) -> None:
     assert written(speech_run / "best") == written(speech_run)
 

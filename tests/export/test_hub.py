@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -476,14 +477,27 @@ def test_a_pulled_version_is_what_was_pushed(hub: HubServer, model: Path, tmp_pa
     push(model, REPO)
     made(model, seed=1)
     push(model, REPO)
-    hub.repos[REPO].head.files["pytorch_model.bin"] = Blob(b"pickle", True)
+    for name in ("pytorch_model.bin", "scaler.joblib", "features.npy"):
+        hub.repos[REPO].head.files[name] = Blob(b"pickle", True)
     latest = pull(REPO)
     assert sha256(latest / "model.safetensors") == sha256(model / "model.safetensors")
-    assert not (latest / "pytorch_model.bin").exists(), "pickles stay there"
+    assert not {one.suffix for one in latest.iterdir()} & {".bin", ".joblib", ".npy"}, "pickles stay there"
     for name in ("v0.1.0", "0.1.0"):
         assert sha256(pull(REPO, name) / "model.safetensors") == old
     placed = pull(REPO, "v0.1.0", folder=tmp_path / "placed")
     assert placed == tmp_path / "placed" and sha256(placed / "model.safetensors") == old
+
+
+def test_weights_of_another_version_in_the_folder_that_is_pulled_to_are_warned_of(
+    hub: HubServer, model: Path, tmp_path: Path
+) -> None:
+    push(model, REPO)
+    place = tmp_path / "placed"
+    with warnings.catch_warnings(action="error"):
+        pull(REPO, folder=place)
+    (place / "model-00001-of-00002.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"holds model-00001-of-00002\.safetensors besides, which v0\.1\.0 of"):
+        pull(REPO, folder=place)
 
 
 def test_a_version_that_is_not_there_names_those_that_are(hub: HubServer, model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from pathlib import Path
 
@@ -206,10 +207,36 @@ def test_folders_of_this_machine_are_taken_out_of_json(model: Path) -> None:
     assert json.loads((model / "run.json").read_text()) == row, "the folder stays as it is"
 
 
+def test_folders_of_other_places_are_taken_out_and_tokens_that_look_like_folders_stay(model: Path) -> None:
+    row = {
+        "command": ["/srv/env/lib/python3.11/site-packages/tool.py", "-f", "C:\\Users\\anna\\a b.json"],
+        "a": "2/3/4",
+    }
+    (model / "run.json").write_text(json.dumps(row))
+    vocabulary = {"model": {"type": "Unigram", "vocab": [["/tmp", -1.0], [str(Path.home()), -2.0], ["/usr/bin", -3.0]]}}
+    (model / "tokenizer.json").write_text(json.dumps(vocabulary))
+    uploads, _ = gather(read_facts(model))
+    made = {one.path: one.source if isinstance(one.source, bytes) else one.source.read_bytes() for one in uploads}
+    assert json.loads(made["run.json"]) == {"command": ["tool.py", "-f", "a b.json"], "a": "2/3/4"}
+    assert json.loads(made["tokenizer.json"]) == vocabulary
+
+
+def test_broken_links_and_pipes_in_a_run_are_passed_over(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    model.rename(run / "best")
+    for name in ("run.json", "result.json"):
+        (run / name).write_text("{}")
+    (run / "notes.txt").symlink_to(run / "best/none.txt")
+    os.mkfifo(run / "pipe.json")
+    assert gathered(run)[0] == {"config.json", "model.safetensors", "run.json", "result.json"}
+
+
 @pytest.mark.parametrize(
     ("named", "base", "published"),
     [
         ("/srv/models/tiny-llama", "", "tiny-llama"),
+        ("C:\\models\\tiny-llama", "", "tiny-llama"),
         ("/srv/models/tiny-llama", "owner/tiny", "owner/tiny"),
         ("owner/tiny", "", "owner/tiny"),
         ("/opt/speechkit/demo/models/chat", "", "demo/chat"),
