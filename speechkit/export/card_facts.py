@@ -180,10 +180,15 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _run_of(folder: Path) -> Path | None:
-    """The run that `folder` is, or whose best model it is. Raises ExportError for a run without a model."""
+    """The run that `folder` is, or whose best model it is; None where weights lie beside its records, as on the Hub.
+
+    Raises ExportError for a run without a model.
+    """
     whole = folder.resolve()
     for place in (whole, *([whole.parent] if whole.name == "best" else [])):
         if (place / "result.json").is_file() and (place / "run.json").is_file():
+            if any(place.glob("*.safetensors")) or any(place.glob("*.gguf")):
+                return None
             if not (place / "best").is_dir():
                 raise ExportError(
                     f"{place.name} is a run that kept no model (no best/ in it): let it end, or run it anew"

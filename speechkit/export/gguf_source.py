@@ -124,4 +124,7 @@ def _called(model: Any) -> str:
 
 
 def _name(text: str) -> str:
-    return text.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or "model"
+    folder, _, name = text.rstrip("/\\").replace("\\", "/").rpartition("/")
+    if name == "best" and (Path(folder) / "run.json").is_file():  # every run has one: its own name tells more
+        return _name(str(Path(folder).resolve()))
+    return name or "model"

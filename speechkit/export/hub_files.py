@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from speechkit.export.card_facts import Facts
 
-__all__ = ["PICKLED", "Upload", "gather"]
+__all__ = ["OF_RUN", "PICKLED", "Upload", "gather"]
 
 ALLOWED = frozenset({
     ".safetensors", ".gguf", ".json", ".jsonl", ".txt", ".md", ".jinja", ".model", ".csv", ".tsv", ".toml", ".yaml",
@@ -83,12 +83,14 @@ def gather(
 
 
 def _found(facts: Facts) -> list[tuple[str, Path]]:
-    """(path in the repository, file) of everything in the model's folder, and of a run what lies beside it."""
+    """(path in the repository, file): all in the model's folder, and records of the run, its own or of its source."""
     found = {}
     if facts.run is not None:
         for place in sorted(facts.run.iterdir()):
             if place.name != "best" and (place.is_dir() or place.is_file()):  # no broken link, no pipe
                 found[place.name + ("/" if place.is_dir() else "")] = place
+    elif facts.source is not None and facts.source.run is not None:  # its card speaks of these
+        found = {name: facts.source.run / name for name in OF_RUN if (facts.source.run / name).is_file()}
     for place in sorted(facts.model.rglob("*")):
         path = place.relative_to(facts.model).as_posix()
         if place.is_file() and not (path == "README.md" and path in found):

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import ExportError, PlanError
+from speechkit.export.hub_files import OF_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +63,7 @@ def _exported(made: Sequence[Path], files: Sequence[str] | None) -> tuple[Path, 
     if made[0].suffix != ".gguf":
         return folder, files
     names = [path.name for path in made]
-    return folder, files or [*names, f"{made[0].stem}*.proof.json", "Modelfile*", "LICENSE*", "NOTICE*"]
+    return folder, files or [*names, f"{made[0].stem}*.proof.json", "Modelfile*", "LICENSE*", "NOTICE*", *OF_RUN]
 
 
 def _saved(model: Any, tokenizer: Any, place: Path) -> Path:

@@ -25,6 +25,7 @@ from speechkit.errors import ExportError
 from speechkit.export.card import check_card, model_card
 from speechkit.export.card_facts import About, Measured, read_facts
 from speechkit.export.card_text import carried_over, joined, read_page, with_rows_of
+from speechkit.export.hub_files import gather
 from speechkit.llm.finetune import finetune as finetune_llm
 from speechkit.training.finetune import finetune
 
@@ -300,6 +301,9 @@ def test_an_export_of_a_run_tells_of_the_run_and_claims_none_of_its_figures(llm_
     of_the_run = About(base="anna/sums")
     data = ModelCard(model_card(read_facts(tmp_path, of_the_run, None, source), REPO).text).data
     assert (data.base_model, data.base_model_relation) == ("anna/sums", "quantized")
+    repeats = {"run.json", "origin.json", "result.json", "curve.jsonl"}
+    assert "`run.json` holds every setting" in card and {one.path for one in gather(facts)[0]} >= repeats
+    assert not repeats & {one.path for one in gather(read_facts(tmp_path))[0]}
 
 
 # what the metadata may say

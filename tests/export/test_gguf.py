@@ -99,6 +99,13 @@ def test_what_fails_its_proof_is_refused_unless_forced(
     assert json.loads((tmp_path / "model.proof.json").read_text())["forced"]
 
 
+def test_the_best_of_a_run_is_named_as_the_run(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run" / "calls" / "best")
+    (tmp_path / "run" / "calls" / "run.json").write_text("{}")
+    made = export_gguf(tmp_path / "run" / "calls" / "best", tmp_path / "a.gguf", "F32", prove=False)
+    assert "calls" in GGUFReader(made.files[0]).fields["general.name"].contents().lower()
+
+
 def test_splits_are_named_and_open_as_one(folder: Path, tmp_path: Path) -> None:
     report = export_gguf(folder, tmp_path / "model.gguf", "F32", prove=False, split_bytes=2_500_000)
     count = len(report.files)

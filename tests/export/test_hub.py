@@ -665,6 +665,8 @@ def test_a_run_goes_with_what_repeats_it_and_without_its_data(hub: HubServer, tm
     assert not any(str(tmp_path).encode() in blob.data for blob in there.values()), "no folder of this machine"
     assert json.loads(there["run.json"].data)["folder"] == "letters"
     pulled = load_asr(pull("anna/letters"), device="cpu")
+    again = push(pull("anna/letters"), "anna/again", dry_run=True, about=About(hardware="two cores"))
+    assert {one.path for one in again.files} == {one.path for one in report.files}, "what was pulled can be pushed"
     mine = load_asr(result.best, device="cpu")
     assert pulled.alphabet == mine.alphabet
     assert all((a == b).all() for a, b in zip(pulled.model.parameters(), mine.model.parameters(), strict=True))
