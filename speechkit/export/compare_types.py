@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from speechkit import extras
-from speechkit.errors import DataError, PlanError
+from speechkit.errors import DataError, OutputError, PlanError
 from speechkit.widgets.palette import ACCENT, LINE, PAPER, SOFT, Theme, figure_theme
 
 if TYPE_CHECKING:
@@ -88,18 +88,21 @@ def compare_types(
     """Write `folder`/`name`-TYPE.gguf for each of `quants`, compare each with its source and the others.
 
     Files that are there are replaced. Raises PlanError for no type or one that does not exist, and what `export_gguf`
-    raises, but for a file that does not hold: that one is kept and marked.
+    raises, but for a file that does not hold: that one is kept and marked. OutputError: `folder` cannot be made.
     """
     from speechkit.export.gguf import export_gguf
     from speechkit.export.mixture import kind_of
 
     extras.require("gguf", extra="export", purpose="writing GGUF")
-    if not quants:
-        raise PlanError("quants is empty; name at least one type, such as Q4_K_M")
+    if not quants or isinstance(quants, str):
+        raise PlanError(f"quants is {quants!r}; give a list of at least one type, such as ['Q4_K_M']")
     for quant in quants:
         kind_of(quant)
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    place = Path(folder).expanduser()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{place} cannot be made: {error}; name another folder") from error
     exact = place / f".{name}-F32.gguf"
     more: dict[str, Any] = {"adapter": adapter, "overwrite": True}
     export_gguf(model_or_folder, exact, "F32", prove=False, **more)

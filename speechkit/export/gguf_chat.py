@@ -1,18 +1,20 @@
-"""Conversations with a GGUF file, in llama.cpp, in this process. In: messages. Out: the answer's text.
+"""A conversation with a GGUF file, in llama.cpp, in a process of its own. In: messages. Out: the answer's text.
 
-For a look at what was exported; greedy, so that it says the same each time. The file is one that was proved, for a file
-that makes llama.cpp abort would take this process along.
+For a look at what was exported; greedy, so that it says the same each time. A file that makes llama.cpp abort ends that
+process and not this one (`gguf_chat_engine`).
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechkit import extras
 from speechkit.errors import ExportError
-from speechkit.export.proof_llama import parts_of
+from speechkit.export.proof_llama import environment, parts_of
 
 if TYPE_CHECKING:
     import os
@@ -30,35 +32,58 @@ class GgufChat:
 
     def __init__(self, path: str | os.PathLike[str], *, context: int = 2048, max_tokens: int = 256) -> None:
         extras.require("xllamacpp", extra="export", purpose="talking to a GGUF file")
-        import xllamacpp
-
-        self.path, self.max_tokens = parts_of(Path(path))[0], max_tokens
+        self.path, self.max_tokens = parts_of(Path(path).expanduser())[0], max_tokens
         if not self.path.is_file():
             raise ExportError(f"{self.path} is not there; give the .gguf file that was written")
-        params = xllamacpp.CommonParams()
-        params.model.path = str(self.path)
-        params.n_ctx, params.n_parallel, params.verbosity = context, 1, 0
-        params.use_jinja, params.warmup, params.ui = True, False, False
+        self._asked = 0
+        self._child: Any = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-P", str(Path(__file__).with_name("gguf_chat_engine.py"))], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), encoding="utf-8",
+            start_new_session=True,  # Ctrl-C stops the question, not the conversation
+        )  # fmt: skip
         try:
-            self._server: Any = xllamacpp.Server(params)
-        except (RuntimeError, ValueError) as error:
-            raise ExportError(
-                f"llama.cpp does not open {self.path.name}: {error}; export it again, with proof"
-            ) from error
+            told = self._told({"path": str(self.path.absolute()), "context": context})
+        except BaseException:
+            self.close()
+            raise
+        if "opened" not in told:
+            self.close()
+            why = told["refused"]
+            raise ExportError(f"llama.cpp does not open {self.path.name}: {why}; export it again, with proof")
+        self.address: str = told["opened"]  # on loopback, with a key that nobody has
 
     def __call__(self, messages: Sequence[dict[str, Any]]) -> str:
-        if self._server is None:
+        if self._child is None:
             raise ExportError(f"the conversation with {self.path.name} is closed; open another GgufChat")
+        self._asked += 1
         body = {"messages": list(messages), "temperature": 0.0, "max_tokens": self.max_tokens}
-        told = self._server.handle_chat_completions(body)
-        told = json.loads(told) if isinstance(told, str | bytes) else told
+        line: dict[str, Any] = self._told({"number": self._asked, "body": body})
+        told = line["told"]
         if "choices" not in told:
             raise ExportError(f"{self.path.name}: llama.cpp gave no answer: {told.get('error', told)}")
         return str(told["choices"][0]["message"].get("content") or "").strip()
 
+    def _told(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The line that answers `asked`; what comes of a question that was interrupted is passed over."""
+        try:
+            self._child.stdin.write(json.dumps(asked) + "\n")
+            self._child.stdin.flush()
+            while line := self._child.stdout.readline():
+                told: dict[str, Any] = json.loads(line)
+                if told.get("number") == asked.get("number"):
+                    return told
+        except BrokenPipeError:
+            pass  # as where nothing more can be read
+        code = self._child.wait()
+        self.close()
+        raise ExportError(f"llama.cpp ended with code {code} on {self.path.name}; export it again, with proof")
+
     def close(self) -> None:
         """Free the file's memory. A second time does nothing."""
-        self._server = None
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.communicate()
 
     def __enter__(self) -> GgufChat:
         return self
@@ -67,4 +92,4 @@ class GgufChat:
         self.close()
 
     def __repr__(self) -> str:
-        return f"GgufChat({self.path.name!r}{'' if self._server is not None else ', closed'})"
+        return f"GgufChat({self.path.name!r}{'' if self._child is not None else ', closed'})"

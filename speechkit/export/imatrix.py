@@ -108,15 +108,18 @@ def importance_of(
 def save_imatrix(importance: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> Path:
     """A file in llama.cpp's format (GGUF of type imatrix: sums of squares and counts), as llama-quantize reads it.
 
-    Written beside its place and renamed. Raises PlanError for a name without .gguf or no entries, OutputError where it
-    cannot be written, MissingExtra without gguf.
+    Written beside its place and renamed. Raises PlanError for a name without .gguf, no entries, or values that are
+    negative or no numbers, OutputError where it cannot be written, MissingExtra without gguf.
     """
     gguf = extras.require("gguf", extra="export", purpose="writing an importance matrix")
-    target = Path(path)
+    target = Path(path).expanduser()
     if target.suffix != ".gguf":
         raise PlanError(f"{target.name} does not end in .gguf, the format of importance matrices; name it so")
     if not importance:
         raise PlanError("the importance matrix has no entry: nothing to save")
+    for name, values in importance.items():
+        if not (np.isfinite(values).all() and np.greater_equal(values, 0).all()):
+            raise PlanError(f"the importance of {name} holds values that are negative or no numbers; make it anew")
     about = importance if isinstance(importance, Importance) else Importance(importance)
     part = target.with_name(f".{target.name}.part")
     try:
@@ -148,7 +151,7 @@ def load_imatrix(path: str | os.PathLike[str]) -> Importance:
     In .dat files stacked experts are one row, (E · K,), with no counts of their own. Raises DataError for a file that
     is missing, broken or no importance matrix, MissingExtra without gguf.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     try:
         with file.open("rb") as opened:
             begins = opened.read(4)

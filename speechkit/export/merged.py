@@ -7,6 +7,7 @@ is reloaded and compared with what it was made from before it gets its name; one
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import time
 from contextlib import contextmanager
@@ -16,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import ExportError, ModelError, PlanError
 from speechkit.export.merged_formats import BITS, FORMATS, check_possible, notes_of, settings_of, widths_of
-from speechkit.export.merged_write import bytes_in, check_place, check_space, save_model, writing
+from speechkit.export.merged_write import bytes_in, check_apart, check_place, check_space, save_model, writing
 from speechkit.export.prompts import CORPUS
 from speechkit.export.proof_report import Parity, Proof
 from speechkit.llm.quiet import quiet
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator, Sequence
 
     from speechkit.export.proof_source import Row
@@ -126,7 +126,12 @@ def export_merged(
     given = isinstance(model_or_folder, tuple) and len(model_or_folder) == 2
     where = choose_device(device or (str(model_or_folder[0].device) if given else "cpu")).value
     check_possible(format, where)
-    place = check_place(folder, _folder_of(model_or_folder), overwrite)
+    if not given and not isinstance(model_or_folder, (str, os.PathLike)):
+        kind = type(model_or_folder).__name__
+        raise PlanError(f"model_or_folder is {kind}; it is a folder, a name, or (model, tokenizer)")
+    place = check_place(folder, overwrite)
+    if place.exists():
+        check_apart(place, _folders_of(model_or_folder, adapter))
     job = _Job(place, format, where, shard_bytes, prompts, force, {})
     with job.stage("open and merge"):
         opened = _open(model_or_folder, adapter, job, base)
@@ -140,12 +145,16 @@ def export_merged(
             model_or_folder[0].train()
 
 
-def _folder_of(source: Any) -> Path | None:
-    """Where the source's own files are, if they are here."""
-    if isinstance(source, tuple):
-        return None
-    path = Path(source).expanduser()
-    return path if path.is_dir() else None
+def _folders_of(source: Any, adapter: Any) -> list[Path]:
+    """Folders that are here and are read: the source's, its base's where it is an adapter, the adapter's."""
+    from speechkit.llm import registry
+    from speechkit.llm.files import find
+
+    read = [] if adapter is None else [Path(adapter).expanduser()]
+    if not isinstance(source, tuple):
+        place = find(registry.resolve(source))
+        read += [place.base] if place.adapter is None else [place.base, place.adapter]
+    return [path for path in read if path.is_dir()]
 
 
 def _open(source: Any, adapter: Any, job: _Job, base: Any) -> _Opened:
@@ -158,7 +167,9 @@ def _open(source: Any, adapter: Any, job: _Job, base: Any) -> _Opened:
         name = str(getattr(model.config, "name_or_path", "") or "the model given").rstrip("/").rpartition("/")[2]
     else:
         model, tokenizer, own = _read(source, job.device)
-        adapter, name = adapter or own, Path(str(source)).name
+        if own is not None and adapter is not None:
+            raise PlanError(f"{source} is an adapter already; merge it first, or leave adapter= out")
+        adapter, name = adapter or own, Path(source).name or Path(source).resolve().name
     if adapter is not None and hasattr(model, "peft_config"):
         raise PlanError("the model carries an adapter already; give its base, or leave adapter= out")
     _check_finite(model, name)

@@ -1,7 +1,8 @@
 """A folder of a model, written under a temporary name and renamed when it is whole and was compared.
 
 What is killed halfway leaves a folder whose name ends in `.partial`, which the next export to the same place removes;
-under the final name there is always a whole model or nothing.
+under the final name there is always a whole model or nothing. What `overwrite` replaces is for that moment called
+`.NAME.replaced`.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from speechkit.llm.quiet import quiet
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["bytes_in", "check_place", "check_space", "save_model", "writing"]
+__all__ = ["bytes_in", "check_apart", "check_place", "check_space", "save_model", "writing"]
 
 ROOM = 1.05  # of the weights' bytes, for what lies beside them
 FIXED_BYTES = 32 * 2**20  # tokenizer and small files
 
 
-def check_place(folder: str | os.PathLike[str], source: Any, overwrite: bool) -> Path:
-    """The folder to write. Raises OutputError for one that exists, PlanError for the source's own."""
+def check_place(folder: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The folder to write; of a link, where it leads. Raises OutputError for one that exists, PlanError for no name."""
     place = Path(folder).expanduser()
-    if isinstance(source, Path) and place.exists() and place.resolve() == source.resolve():
-        raise PlanError(f"{place} is the model that is to be exported; name another folder")
+    place = place.resolve() if place.is_symlink() else place
+    if place.name in ("", ".."):
+        raise PlanError(f"folder is {str(folder)!r}; name a folder to write, which need not be there")
     if place.is_file():
         raise OutputError(f"{place} is a file; a merged model is a folder, name another place")
     if place.exists() and any(place.iterdir()):
@@ -39,6 +41,13 @@ def check_place(folder: str | os.PathLike[str], source: Any, overwrite: bool) ->
                 f"{place} holds something that is no model, which is not overwritten; name another folder"
             )
     return place
+
+
+def check_apart(place: Path, sources: Sequence[Path]) -> None:
+    """Raises PlanError for a folder that a source is or lies in: replacing it would delete what is read."""
+    for source in sources:
+        if place.resolve() in (source.resolve(), *source.resolve().parents):
+            raise PlanError(f"{place} is or holds {source}, that is to be exported; name another folder")
 
 
 def check_space(place: Path, needed: float) -> None:
@@ -57,7 +66,7 @@ def writing(place: Path) -> Iterator[Path]:
     """A temporary folder beside `place`, renamed to it where all went well, removed where not."""
     from safetensors import SafetensorError
 
-    fresh, old = place.with_name(f"{place.name}.partial"), place.with_name(f"{place.name}.old")
+    fresh, old = place.with_name(f"{place.name}.partial"), place.with_name(f".{place.name}.replaced")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists() and old.is_dir():
@@ -73,7 +82,7 @@ def writing(place: Path) -> Iterator[Path]:
     except (SafetensorError, OSError) as error:
         if isinstance(error, OutputError):
             raise
-        why = str(error).splitlines()[0]
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise OutputError(f"{place} cannot be written: {why}; free some space, or name another folder") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -97,6 +97,8 @@ def write_modelfile(
     told = _read(file)
     place = Path(path).expanduser() if path is not None else file.with_name("Modelfile")
     place = place / "Modelfile" if place.is_dir() else place
+    if any(place.resolve() == Path(one).expanduser().resolve() for one in (file, adapter or file)):
+        raise PlanError(f"{place} is the model's own file; name another for the Modelfile, or leave path out")
     if place.exists() and not overwrite:
         raise OutputError(f"{place} exists already; name another file, or pass overwrite=True to replace it")
     context = _context(num_ctx, told)
@@ -211,7 +213,7 @@ def _parameter(name: str, value: Any) -> str:
 
 def _licence(given: str | os.PathLike[str]) -> str:
     if isinstance(given, os.PathLike):
-        path = Path(given)
+        path = Path(given).expanduser()
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -6,10 +6,10 @@ Out: plain data, nothing else. All sentences were written for this file. A model
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from speechkit.errors import PlanError
 
 __all__ = ["BEGINNINGS", "CONVERSATIONS", "CORPUS", "MOST_PROMPTS", "QUESTIONS", "TOOLS", "Conversation", "chosen"]
 
@@ -174,10 +174,32 @@ def chosen(prompts: Sequence[Any] | None, *, chat: bool) -> tuple[Any, ...]:
     """At most 32 prompts: those given, or 32 questions (asked as conversations where there is a chat template), of
     which a model without one gets 20 and 12 beginnings to go on with.
 
-    A prompt is a text, or a conversation (messages in OpenAI's shape) that the chat template renders.
+    A prompt is a text, token ids, or a conversation (messages in OpenAI's shape) that the chat template renders.
+    Raises PlanError for anything else, also for one text or one conversation that stands alone.
     """
     if prompts is not None:
-        return tuple(prompts)[:MOST_PROMPTS]
+        if isinstance(prompts, str):
+            raise PlanError("prompts is one text; give a list of them: prompts=[text]")
+        given = tuple(prompts)[:MOST_PROMPTS]
+        for number, one in enumerate(given):
+            _check(one, number)
+        return given
     if chat:
         return tuple(Conversation.of("one turn", _user(text)) for text in QUESTIONS)
     return (*BEGINNINGS, *QUESTIONS)[:MOST_PROMPTS]
+
+
+def _check(prompt: Any, number: int) -> None:
+    if isinstance(prompt, Mapping) and "role" in prompt:
+        raise PlanError("prompts is one conversation; give a list of them: prompts=[messages]")
+    if isinstance(prompt, str):
+        return
+    if isinstance(prompt, Sequence) and not isinstance(prompt, bytes):
+        if all(isinstance(one, int) for one in prompt):
+            return
+        if all(isinstance(one, Mapping) and "role" in one for one in prompt):
+            return
+    raise PlanError(
+        f"prompts[{number}] is {prompt!r:.60}; a prompt is a text, a list of token ids, or a list of messages such as "
+        "{'role': 'user', 'content': 'Hello!'}"
+    )

@@ -54,7 +54,7 @@ def prove_gguf(
     `proved` is False; a file that llama.cpp does not open, or breaks on, is compared and has failed. Raises ExportError
     where there is no such file, ModelError for a source that cannot be loaded.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file():
         raise ExportError(f"{file} is not there, so that it cannot be proved; give the .gguf file that was written")
     proof = Proof(file.name, _named(source), quant, thresholds=thresholds_of(quant), versions=_versions())
@@ -70,7 +70,7 @@ def prove_gguf(
         facts = read_facts(source, prompts, adapter=adapter, seconds=(limits or {}).get("source", SOURCE_S))
     spent = {"source": time.monotonic() - began}
     gc.collect()  # the source's weights go before the file's come
-    answers = ask(file, facts, lora=Path(lora) if lora else None, limits=limits)
+    answers = ask(file, facts, lora=Path(lora).expanduser().absolute() if lora else None, limits=limits)
     proof = replace(proof, seconds={name: round(value, 2) for name, value in (spent | answers.seconds).items()})
     return _measured(proof, facts, answers)
 
@@ -145,7 +145,7 @@ def _named(source: Any) -> str:
     if isinstance(source, tuple):
         return str(getattr(source[0].config, "name_or_path", "") or "the model given").rstrip("/").rpartition("/")[2]
     text = str(source).rstrip("/")
-    return Path(text).name if Path(text).exists() else text
+    return Path(text).resolve().name if text in (".", "..") else Path(text).name if Path(text).exists() else text
 
 
 def _versions() -> dict[str, str]:

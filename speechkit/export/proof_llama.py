@@ -21,7 +21,7 @@ from speechkit.export.proof_source import CONTINUED
 if TYPE_CHECKING:
     from speechkit.export.proof_source import Chat, Facts
 
-__all__ = ["LIMITS", "WHOLE", "Answers", "ask", "parts_of"]
+__all__ = ["LIMITS", "WHOLE", "Answers", "ask", "environment", "parts_of"]
 
 LIMITS = {"open": 120.0, "tokens": 60.0, "template": 60.0, "greedy": 90.0, "logprobs": 150.0}  # seconds
 GRACE_S = 20.0  # after the limit that the engine keeps by itself
@@ -47,12 +47,13 @@ class Answers:
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:
-    """The file, or all parts of a split one: name-00001-of-00003.gguf, …"""
+    """The file, or all parts of a split one that are there: name-00001-of-00003.gguf, …; itself where none is."""
     head, mark, tail = path.stem.rpartition("-of-")
     name, _, number = head.rpartition("-")
     if not (mark and name and number.isdigit() and tail.isdigit()):
         return (path,)
-    return tuple(sorted(path.parent.glob(f"{name}-*-of-{tail}{path.suffix}")))
+    numbered = (path.with_name(f"{name}-{n:0{len(number)}}-of-{tail}{path.suffix}") for n in range(1, int(tail) + 1))
+    return tuple(part for part in numbered if part.is_file()) or (path,)
 
 
 def ask(path: Path, facts: Facts, *, lora: Path | None = None, limits: dict[str, float] | None = None) -> Answers:
@@ -69,7 +70,7 @@ def ask(path: Path, facts: Facts, *, lora: Path | None = None, limits: dict[str,
             # -P: the engine's folder holds a gguf.py, which must not stand before the package gguf
             child = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", str(Path(__file__).with_name("proof_engine.py")), "task.json", "answers.jsonl"],
-                cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(),
+                cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(),
             )  # fmt: skip
             try:
                 _follow(child, place / "answers.jsonl", answers, limit)
@@ -78,14 +79,14 @@ def ask(path: Path, facts: Facts, *, lora: Path | None = None, limits: dict[str,
                     child.kill()
                 child.wait()
         if answers.failure:
-            answers.failure += _last_words(place / "log.txt").replace(f"{path.resolve().parent}{os.sep}", "")
+            answers.failure += _last_words(place / "log.txt").replace(f"{path.absolute().parent}{os.sep}", "")
     return answers
 
 
 def _task(path: Path, facts: Facts, limit: dict[str, float]) -> dict[str, Any]:
     longest = max(len(row.prompt) for row in facts.rows) + CONTINUED
-    return {
-        "path": str(path.resolve()), "threads": _threads(), "context": -(-(longest + 8) // 256) * 256, "limits": limit,
+    return {  # links are not followed: llama.cpp finds the parts of a split file by their names
+        "path": str(path.absolute()), "threads": _threads(), "context": -(-(longest + 8) // 256) * 256, "limits": limit,
         "top": facts.vocabulary if facts.vocabulary <= WHOLE else TOP, "drawn": facts.drawn, "count": CONTINUED,
         "texts": facts.texts, "chats": [{"messages": _openai(chat), "tools": chat.tools} for chat in facts.chats],
         "greedy": [row.prompt for row in facts.rows], "stops": facts.stops,
@@ -110,7 +111,7 @@ def _threads() -> int:
     return int(given) if given.isdigit() and int(given) else max(1, (os.cpu_count() or 2) // 2)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Without what could send the engine elsewhere, and without secrets, which it has no use for."""
     secret = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
     return {

@@ -40,6 +40,9 @@ def compared(source: Any, exported: Any, prompts: Sequence[Any] | None, *, token
     if kind not in ASKED:
         raise PlanError(f"kind is {kind!r}; it can be {', '.join(map(repr, ASKED))}")
     (first, own), (second, other) = _pair(source), _pair(exported)
+    for name, one in (("source", first), ("exported", second)):
+        if not hasattr(one, "generate"):
+            raise PlanError(f"{name} is {type(one).__name__}; give a transformers model, or (model, tokenizer)")
     tokenizer = tokenizer or own or other
     if tokenizer is None:
         raise PlanError("no tokenizer was given: compare_llms(source, exported, prompts, tokenizer=…)")

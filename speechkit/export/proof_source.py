@@ -95,6 +95,8 @@ def open_source(source: Any, adapter: str | os.PathLike[str] | None = None) -> t
 
     if isinstance(source, (str, os.PathLike)):
         model, tokenizer, own = _loaded(source)
+        if own is not None and adapter is not None:
+            raise PlanError(f"{source} is an adapter already; merge it first, or leave adapter= out")
         adapter = adapter or own
     elif isinstance(source, tuple) and len(source) == 2:
         model, tokenizer = source
@@ -159,7 +161,15 @@ def read_facts(
     seconds: float = 180.0,
 ) -> Facts:
     """Everything the source says; of the prompts as many as fit into `seconds`, at least one."""
-    model, tokenizer = open_source(source, adapter)
+    training = [module for module in source[0].modules() if module.training] if isinstance(source, tuple) else []
+    try:
+        return _facts(source, *open_source(source, adapter), prompts, seconds)
+    finally:  # a model that was used as it stands is left as it was
+        for module in training:
+            module.training = True
+
+
+def _facts(source: Any, model: Any, tokenizer: Any, prompts: Sequence[Any] | None, seconds: float) -> Facts:
     texts, notes = _composed(tokenizer, _texts(tokenizer))
     rows, asked, more = rows_of(model, tokenizer, prompts, seconds)
     stops, bos = stops_of(model, tokenizer), tokenizer.bos_token or ""
@@ -179,7 +189,7 @@ def rows_of(
     """Prompts with greedy continuations and log-probabilities; how many were asked for; what there is to know.
 
     Prompts are texts, conversations, or token ids. As many as fit into `seconds`, at least one. Raises PlanError
-    where there is none.
+    where there is none, or one that the model or its chat template does not take.
     """
     chat = bool(getattr(tokenizer, "chat_template", None))
     given = [(_ids(tokenizer, one), LOOKED_BACK * isinstance(one, str)) for one in chosen(prompts, chat=chat)]
@@ -187,6 +197,8 @@ def rows_of(
     if not wanted:
         raise PlanError("there is no prompt to compare by: give texts or conversations in prompts=, or leave it out")
     config = model.config.get_text_config()
+    if beyond := [one for ids, _ in wanted for one in ids if not 0 <= one < config.vocab_size]:
+        raise PlanError(f"prompts hold token {beyond[0]}; the model has tokens 0 to {config.vocab_size - 1}")
     longest = min(LONGEST, (getattr(config, "max_position_embeddings", None) or LONGEST) - CONTINUED)
     cut = sum(len(ids) > longest for ids, _ in wanted)
     notes = (f"{cut} prompts cut at {longest} tokens",) if cut else ()
@@ -220,8 +232,15 @@ def _ids(tokenizer: Any, prompt: Any) -> list[int]:
         return list(tokenizer(prompt)["input_ids"])
     if all(isinstance(one, int) for one in prompt):
         return list(prompt)
+    if not getattr(tokenizer, "chat_template", None):
+        raise PlanError("prompts hold a conversation, and the model has no chat template; give texts")
+    from jinja2 import TemplateError
+
     tools = list(getattr(prompt, "tools", ())) or None
-    text = tokenizer.apply_chat_template(list(prompt), tools=tools, add_generation_prompt=True, tokenize=False)
+    try:
+        text = tokenizer.apply_chat_template(list(prompt), tools=tools, add_generation_prompt=True, tokenize=False)
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        raise PlanError(f"the chat template refuses a conversation of prompts=: {error}") from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

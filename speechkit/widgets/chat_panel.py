@@ -57,6 +57,11 @@ class ChatPanel(ipywidgets.VBox):  # type: ignore[misc]
         except (SpeechkitError, RuntimeError, ValueError) as error:
             self.messages.pop()
             self.trouble, said = str(error), ""
+        except BaseException as error:  # as when the cell is interrupted: the next question does not follow this one
+            self.messages.pop()
+            self.trouble = type(error).__name__
+            self._draw()
+            raise
         else:
             self.messages.append({"role": "assistant", "content": said})
         self.entry.value = ""

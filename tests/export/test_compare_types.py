@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
-from speechkit.errors import DataError, PlanError
+from speechkit.errors import DataError, OutputError, PlanError
 from speechkit.export.compare_types import TypeRow, Types, compare_types, relative_rmse
 
 
@@ -53,7 +53,12 @@ def test_no_type_and_an_unknown_one_are_refused_before_anything_is_written(tmp_p
         compare_types("demo/chat", tmp_path / "a", [])
     with pytest.raises(PlanError, match="Q3_K"):
         compare_types("demo/chat", tmp_path / "a", ["F16", "Q3_K"])
+    with pytest.raises(PlanError, match="quants is 'Q8_0'; give a list"):
+        compare_types("demo/chat", tmp_path / "a", "Q8_0")
     assert not (tmp_path / "a").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made"):
+        compare_types("demo/chat", tmp_path / "file", ["F16"])
 
 
 def _file(path: Path, *values: np.ndarray) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,9 +52,43 @@ def test_a_conversation_longer_than_the_context_is_an_error_with_llama_cpps_reas
 def test_no_file_and_no_gguf_are_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"nothing\.gguf is not there"):
         GgufChat(tmp_path / "nothing.gguf")
+    with pytest.raises(ExportError, match="is not there"):
+        GgufChat(tmp_path / "nothing-00001-of-00002.gguf")
     (tmp_path / "text.gguf").write_text("no model")
     with pytest.raises(ExportError, match=r"does not open text\.gguf"):
         GgufChat(tmp_path / "text.gguf")
+
+
+@pytest.mark.parametrize("messages", [[{"role": "user"}], ["hello"]])
+def test_messages_without_content_are_an_error_with_llama_cpps_reason(chat: GgufChat, messages: list[Any]) -> None:
+    with pytest.raises(ExportError, match="no answer"):
+        chat(messages)
+
+
+def test_its_port_answers_nobody_else(chat: GgufChat) -> None:
+    assert chat.address.startswith("http://127.0.0.1:")
+    line = HTTPConnection(chat.address.removeprefix("http://"), timeout=20)
+    line.request("POST", "/completion", '{"prompt": "hello", "n_predict": 1}', {"Content-Type": "application/json"})
+    assert line.getresponse().status == 401
+    line.close()
+
+
+def test_a_process_that_ends_is_an_error_and_an_interrupted_questions_answer_is_passed_over(file: Path) -> None:
+    with GgufChat(file, context=512, max_tokens=32) as chat:
+        asked = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+        chat._child.stdin.write(json.dumps({"number": 0, "body": asked}) + "\n")  # nobody reads what comes of it
+        assert "7" in chat([{"role": "user", "content": "what is 3 plus 4?"}])
+        chat._child.kill()
+        with pytest.raises(ExportError, match=r"ended with code -9 on chat\.gguf"):
+            chat([{"role": "user", "content": "hello"}])
+        assert "closed" in repr(chat)
+
+
+def test_conversations_open_and_close_one_after_the_other_without_waiting(file: Path) -> None:
+    for _ in range(4):  # in this process, where llama.cpp's server was freed before, one of some hung for ever
+        with GgufChat(file, context=128) as chat:
+            child = chat._child
+        assert child.returncode is not None
 
 
 def _echo(messages: Sequence[dict[str, Any]]) -> str:
@@ -88,3 +124,13 @@ def test_trouble_is_shown_and_the_question_is_not_kept() -> None:
     assert "no answer: the file is gone" in panel.view.value and "the file is gone" in repr(panel)
     panel.answer = _echo
     assert panel.send("hello") == "1: hello" and "gone" not in panel.view.value
+
+
+def test_an_interrupted_question_is_not_kept() -> None:
+    def interrupted(_: Sequence[dict[str, Any]]) -> str:
+        raise KeyboardInterrupt
+
+    panel = ChatPanel(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        panel.send("hello")
+    assert panel.messages == [] and "KeyboardInterrupt" in panel.view.value and "…" not in panel.view.value

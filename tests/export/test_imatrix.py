@@ -287,6 +287,10 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
         save_imatrix({"a": np.ones(2)}, tmp_path / "imatrix.dat")
     with pytest.raises(PlanError, match="no entry"):
         save_imatrix(Importance(), tmp_path / "imatrix.gguf")
+    for wrong in (np.nan, np.inf, -1.0):  # load_imatrix, and llama.cpp, would have no use for the file
+        with pytest.raises(PlanError, match="importance of a holds values that are negative"):
+            save_imatrix({"a": np.array([1.0, wrong])}, tmp_path / "imatrix.gguf")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(OutputError, match="cannot be written"):
         save_imatrix({"a": np.ones(2)}, tmp_path / "no" / "imatrix.gguf")
 

@@ -218,6 +218,57 @@ def test_the_source_is_not_overwritten_by_its_export(tmp_path: Path) -> None:
         export_merged(place, place, overwrite=True)
 
 
+def test_what_is_read_is_not_deleted_by_its_export(adapter: Path, tmp_path: Path) -> None:
+    outer = tmp_path / "all"
+    shutil.copytree(CHAT, outer)
+    shutil.copytree(CHAT, outer / "source")
+    with pytest.raises(PlanError, match="holds"):
+        export_merged(outer / "source", outer, overwrite=True)
+    shutil.move(adapter, outer / "adapter")
+    with pytest.raises(PlanError, match="holds"):
+        export_merged("demo/chat", outer, adapter=outer / "adapter", overwrite=True)
+    described = json.loads((outer / "adapter" / "adapter_config.json").read_text())
+    described["base_model_name_or_path"] = str(outer)
+    (outer / "adapter" / "adapter_config.json").write_text(json.dumps(described))
+    shutil.move(outer / "adapter", tmp_path / "adapter")
+    with pytest.raises(PlanError, match="that is to be exported"):
+        export_merged(tmp_path / "adapter", outer, overwrite=True)
+    with pytest.raises(PlanError, match="is an adapter already"):
+        export_merged(tmp_path / "adapter", tmp_path / "out", adapter=tmp_path / "adapter")
+    assert (outer / "source" / "model.safetensors").is_file() and (outer / "model.safetensors").is_file()
+
+
+def test_a_folder_kept_by_hand_beside_the_export_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "out.old"
+    shutil.copytree(CHAT, kept)
+    export_merged("demo/chat", tmp_path / "out", prompts=PROMPTS[:1])
+    export_merged("demo/chat", tmp_path / "out", prompts=PROMPTS[:1], overwrite=True)
+    assert (kept / "model.safetensors").is_file() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_link_to_a_folder_elsewhere_is_written_through(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "disk" / "model"
+    elsewhere.mkdir(parents=True)
+    (tmp_path / "out").symlink_to(elsewhere)
+    export_merged("demo/chat", tmp_path / "out", prompts=PROMPTS[:1])
+    assert (elsewhere / "config.json").is_file() and (tmp_path / "out").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "out"]
+
+
+@pytest.mark.parametrize("folder", [".", "", ".."])
+def test_a_folder_without_a_name_is_refused(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PlanError, match="name a folder"):
+        export_merged("demo/chat", folder)
+
+
+def test_a_model_without_its_tokenizer_is_told_what_to_give(model: tuple[Any, Any], tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"LlamaForCausalLM; it is .*\(model, tokenizer\)"):
+        export_merged(model[0], tmp_path / "out")
+    with pytest.raises(PlanError, match="exported is NoneType"):
+        compare_llms(model, None)
+
+
 def test_without_memory_to_reload_it_the_folder_is_kept_unproved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,16 @@ def test_an_existing_modelfile_is_kept_without_overwrite(tmp_path: Path) -> None
     assert write_modelfile(file, overwrite=True).path.read_text().startswith("FROM ./m.gguf\n")
 
 
+def test_a_modelfile_never_replaces_the_models_own_file(tmp_path: Path) -> None:
+    file, adapter = header(tmp_path / "m.gguf"), header(tmp_path / "a.gguf")
+    (tmp_path / "link").symlink_to(file)
+    before = file.read_bytes()
+    for place in (file, tmp_path / "link", adapter):
+        with pytest.raises(PlanError, match="the model's own file"):
+            write_modelfile(file, place, adapter=adapter, overwrite=True)
+    assert file.read_bytes() == before == adapter.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [

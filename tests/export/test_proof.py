@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from speechkit.errors import ExportError, ModelError
+from speechkit.errors import ExportError, ModelError, PlanError
 from speechkit.export import proof as module
 from speechkit.export.proof import Proof, prove_gguf
 from speechkit.export.proof_source import read_facts
+from speechkit.llm import load_llm
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
@@ -281,11 +282,11 @@ def test_an_engine_that_hangs_is_ended_at_its_limit(
 
 
 def test_secrets_and_llama_cpps_own_settings_do_not_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    from speechkit.export.proof_llama import _environment
+    from speechkit.export.proof_llama import environment
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "7")
-    assert not {"HF_TOKEN", "LLAMA_ARG_CTX_SIZE"} & set(_environment())
+    assert not {"HF_TOKEN", "LLAMA_ARG_CTX_SIZE"} & set(environment())
 
 
 def test_without_memory_the_file_stays_unproved_with_the_reason(whole: Path) -> None:
@@ -311,3 +312,70 @@ def test_importing_the_proof_loads_neither_torch_nor_llama_cpp() -> None:
     environment = {**os.environ, "PYTHONPATH": str(CHAT.parents[3])}
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert told.stdout.strip() == "[]"
+
+
+def test_a_split_file_of_links_to_a_store_is_opened_by_the_names_of_the_links(tmp_path: Path) -> None:
+    from speechkit.export.gguf import export_gguf
+    from speechkit.export.proof_llama import parts_of
+
+    made = export_gguf("demo/chat", tmp_path / "split.gguf", "Q8_0", split_bytes=2_000_000, prove=False).files
+    assert len(made) > 1
+    (tmp_path / "store").mkdir()
+    for number, part in enumerate(made):  # as in the cache of huggingface_hub
+        part.rename(tmp_path / "store" / f"blob{number}")
+        part.symlink_to(tmp_path / "store" / f"blob{number}")
+    assert parts_of(made[1]) == tuple(made)
+    proof = prove_gguf("demo/chat", made[0], "Q8_0", prompts=PROMPTS[:1])
+    assert proof.passed, proof.text()
+
+
+def test_parts_of_a_split_file_are_those_of_its_own_name(tmp_path: Path) -> None:
+    from speechkit.export.proof_llama import parts_of
+
+    for name in ("m[1]", "m[1]-00000"):
+        for number in (1, 2):
+            (tmp_path / f"{name}-0000{number}-of-00002.gguf").touch()
+    found = parts_of(tmp_path / "m[1]-00002-of-00002.gguf")
+    assert [part.name for part in found] == ["m[1]-00001-of-00002.gguf", "m[1]-00002-of-00002.gguf"]
+    absent = tmp_path / "none-00001-of-00002.gguf"
+    assert parts_of(absent) == (absent,)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        ("Hello", "one text"),
+        ([{"role": "user", "content": "Hello"}], "one conversation"),
+        ([5], r"prompts\[0\] is 5"),
+        (["Hello", None], r"prompts\[1\] is None"),
+        ([b"Hello"], "a prompt is a text"),
+        ([[1, 2, 99999]], "token 99999; the model has tokens 0 to 1023"),
+        ([], "no prompt to compare by"),
+    ],
+)
+def test_prompts_that_are_none_are_told(prompts: Any, told: str) -> None:
+    with pytest.raises(PlanError, match=told):
+        read_facts("demo/chat", prompts)
+
+
+def test_a_conversation_that_the_template_refuses_is_told() -> None:
+    model, tokenizer = load_llm("demo/chat", kernels=False, dtype="float32")
+    tokenizer.chat_template = "{{ raise_exception('no system, please') }}"
+    with pytest.raises(PlanError, match="no system, please"):
+        read_facts((model, tokenizer), PROMPTS)
+    tokenizer.chat_template = None
+    with pytest.raises(PlanError, match="no chat template; give texts"):
+        read_facts((model, tokenizer), PROMPTS)
+
+
+def test_a_model_in_training_is_compared_and_trains_on() -> None:
+    model, tokenizer = load_llm("demo/chat", kernels=False, dtype="float32")
+    model.train()
+    model.model.layers[0].eval()
+    read_facts((model, tokenizer), ["Hello"])
+    assert model.training and model.model.layers[1].training and not model.model.layers[0].training
+
+
+def test_the_source_in_the_folder_one_is_in_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHAT)
+    assert module._named(".") == "chat"
