@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Card", "check_card", "model_card"]
 
 OF_SOURCE = ("library_name", "pipeline_tag", "model-index", "metrics", "base_model_relation")
+UNNAMED = "# Model Card for Model ID"  # as peft and transformers head a card
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
 # ids of https://huggingface.co/docs/hub/repositories-licenses, to which the Hub adds: any other is only remarked on
 LICENCES = frozenset(
@@ -98,7 +99,7 @@ def check_card(text: str) -> None:
 def _own_page(facts: Facts) -> Page | None:
     """The folder's own card, else that of what it was exported from, without what is true of that alone."""
     if text := _own(facts):
-        return read_page(text)
+        return read_page(text.replace(UNNAMED, f"# {facts.name}", 1))
     if facts.source is None or (page := _own_page(facts.source)) is None:
         return None
     return Page({name: value for name, value in page.front.items() if name not in OF_SOURCE}, page.sections)

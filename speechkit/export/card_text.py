@@ -19,6 +19,7 @@ __all__ = ["Page", "Section", "carried_over", "joined", "read_page", "with_rows_
 FRONT = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
 UNFILLED = "[More Information Needed]"  # how peft and transformers mark what nobody wrote
+UNSAID = "More information needed for further recommendations."  # and close what says nothing of this model
 
 # titles of what a run or a push writes: on the Hub such a section is the last push's, any other is somebody's own
 WRITTEN = frozenset({
@@ -132,7 +133,8 @@ def _filled(text: str) -> str:
     for level, rows in reversed(chunks):
         body = "\n".join(rows if not HEADING.match(rows[0] if rows else "") else rows[1:])
         empty = not body.strip()
-        if UNFILLED in body or (empty and not (kept and kept[-1][0] > level) and level > 1):
+        unsaid = body.strip().endswith(UNSAID) and "\n" not in body.strip()
+        if UNFILLED in body or unsaid or (empty and not (kept and kept[-1][0] > level) and level > 1):
             continue
         kept.append((level, "\n".join(rows)))
     return "\n".join(text for _, text in reversed(kept))

@@ -212,6 +212,7 @@ def test_a_template_that_nobody_filled_in_is_left_out(tmp_path: Path) -> None:
     assert "[More Information Needed]" in theirs
     card = written(tmp_path / "adapter", About(base="owner/tiny"))
     assert "[More Information Needed]" not in card and "Bias, Risks" not in card
+    assert "Recommendations" not in card and "## Uses" not in card and "\n# adapter\n" in card
     assert "- `r`: 2" in card and "## Use it" in card
     head, mark, rest = theirs.partition("### Direct Use\n")
     filled = head + mark + rest.replace("[More Information Needed]", "Sums.", 1)
