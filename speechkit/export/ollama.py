@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ class ModelfileReport:
         )
         lines = [f"{self.path}: {template}; stops {', '.join(self.stops) or 'none'}; context {self.context} tokens"]
         lines += [f"  note  {note}" for note in self.notes]
-        return "\n".join([*lines, f"  next  ollama create NAME -f {self.path}"])
+        return "\n".join([*lines, f"  next  ollama create NAME -f {shlex.quote(str(self.path))}"])
 
     __repr__ = __str__
 

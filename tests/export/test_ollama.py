@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ def test_a_modelfile_holds_all_that_the_file_tells(tmp_path: Path) -> None:
         'SYSTEM """Be brief."""\nLICENSE """Apache-2.0"""\n'
     )
     assert "ollama create" in str(report) and json.dumps(report.as_dict())
+    assert "-f 'my files/Modelfile'" in str(replace(report, path=Path("my files/Modelfile")))
 
 
 def test_a_begin_token_that_llama_cpp_adds_is_not_written_twice(tmp_path: Path) -> None:
