@@ -127,7 +127,7 @@ def export_gguf(
             source = stack.enter_context(source_of(model_or_folder, adapter, made))
         report = _written(source, made, wanted, watch)
         proof = _proved(source, made, wanted, prompts, force, watch) if prove else None
-        files = finish(made, wanted.path)
+        files = finish(made, wanted.path, overwrite)
         if proof is not None:
             proof.save(wanted.path.parent)
     return replace(report, files=files, proof=proof, seconds=watch.seconds)
@@ -164,7 +164,7 @@ def _written(source: Source, made: Path, wanted: _Wanted, watch: Stopwatch) -> G
     from gguf import GGUFWriter, size_label
 
     from speechkit.export.gguf_metadata import rope_tensors
-    from speechkit.export.gguf_tensors import plan_tensors
+    from speechkit.export.gguf_tensors import own_head, plan_tensors
     from speechkit.export.gguf_weights import Weights
     from speechkit.llm.files import read_config
 
@@ -172,7 +172,7 @@ def _written(source: Source, made: Path, wanted: _Wanted, watch: Stopwatch) -> G
         config = read_config(source.folder)
         row, text = architecture_of(config), config.get_text_config()
         weights = Weights(source.folder)
-        plan, notes = plan_tensors(row, text, weights.tensors)
+        plan, notes = plan_tensors(row, text, weights.tensors, own_head(weights, text))
         plan = {**{one.name: one for one in rope_tensors(row, text)}, **plan}
         types, told = _types(plan, row.arch, text, wanted)
         writer = GGUFWriter(str(made / wanted.path.name), row.arch, split_max_size=wanted.split_bytes)
@@ -280,8 +280,9 @@ def _renamed(importance: Mapping[str, np.ndarray], arch: str, text: Any) -> dict
     names = name_map(arch, text.num_hidden_layers)
     found = {}
     for name, values in importance.items():
-        plain = name if name.startswith(("blk.", "output", "token_embd")) else names(name) or name
-        found[plain if plain.endswith(".weight") else plain + ".weight"] = np.asarray(values, dtype=np.float32)
+        plain = name if str(name).startswith(("blk.", "output", "token_embd")) else names(str(name)) or str(name)
+        held = values.detach().float().cpu() if hasattr(values, "detach") else values
+        found[plain if plain.endswith(".weight") else plain + ".weight"] = np.asarray(held, dtype=np.float32)
     if importance and not any(name.startswith("blk.") for name in found):
         raise ModelError(
             f"none of the {len(found)} names in the importance matrix is of this model ({next(iter(found))})"

@@ -71,6 +71,8 @@ def export_gguf_adapter(
     place = Path(path).expanduser()
     if place.suffix != ".gguf":
         raise PlanError(f"path is {str(path)!r}; a GGUF file is named so: {place.name or 'adapter'}.gguf")
+    if place.is_dir():
+        raise OutputError(f"{place} is a folder; name a file in it, {place / 'adapter.gguf'}")
     if split_files(place) and not overwrite:
         raise OutputError(f"{place} is there already; pass overwrite=True to replace it, or choose another name")
     watch = Stopwatch()
@@ -82,8 +84,11 @@ def export_gguf_adapter(
             weights = Weights(folder, "adapter_model")
             plan = _plan(config, weights, model)
         report = _written(made / place.name, config, plan, weights, model, watch)
-        report, proof = _proved(report, folder, model, made, prompts, force) if prove else (report, None)
-        files = finish(made, place)
+        proof = None
+        if prove:
+            with watch.stage("prove"):
+                report, proof = _proved(report, folder, model, made, prompts, force)
+        files = finish(made, place, overwrite)
         if proof is not None:
             proof.save(place.parent)
     return replace(report, files=files, proof=proof)
@@ -138,6 +143,12 @@ def _check_kind(config: dict[str, Any]) -> None:
     ):  # fmt: skip
         if config.get(key):
             raise ExportError(f"the adapter has {what} ({key}), which llama.cpp does not know; {MERGE}")
+    start = str(config.get("init_lora_weights", "")).lower()
+    if start.startswith(("pissa", "olora", "corda")):
+        raise ExportError(
+            f"the adapter begins at {start}, which changes the base's own weights too, and a GGUF of the base has them "
+            f"as they were; {MERGE}"
+        )
     if str(config.get("bias", "none")) != "none":
         raise ExportError(
             f"the adapter trained biases (bias is {config['bias']!r}), which a GGUF has no place for; {MERGE}"

@@ -7,6 +7,7 @@ llama.cpp does otherwise. Knows no weights and no tokenizer.
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import ExportError
@@ -250,8 +251,9 @@ def add_general(writer: GGUFWriter, folder: Path, name: str, number: int) -> Non
     if bases:
         writer.add_base_model_count(len(bases))
         for place, base in enumerate(map(str, bases)):
-            writer.add_base_model_name(place, base.rpartition("/")[2])
-            writer.add_base_model_repo_url(place, f"https://huggingface.co/{base}")
+            writer.add_base_model_name(place, re.split(r"[/\\]", base.rstrip("/\\"))[-1])
+            if re.fullmatch(r"[\w.-]+/[\w.-]+", base):  # peft writes a local path where the base was one
+                writer.add_base_model_repo_url(place, f"https://huggingface.co/{base}")
     languages = card.get("language")
     languages = [languages] if isinstance(languages, str) else languages if isinstance(languages, list) else []
     if languages:
@@ -261,9 +263,10 @@ def add_general(writer: GGUFWriter, folder: Path, name: str, number: int) -> Non
 def _card(folder: Path) -> dict[str, Any]:
     """The head of the folder's README.md, {} where there is none."""
     from huggingface_hub import metadata_load
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     file = folder / "README.md"
     try:
         return metadata_load(file) or {} if file.is_file() else {}
-    except ValueError:
+    except (OSError, ValueError, YAMLError):
         return {}  # a card is for people: what cannot be read of it is left out

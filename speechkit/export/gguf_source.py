@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechkit.errors import PlanError
+from speechkit.errors import OutputError, PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,16 +81,25 @@ def _save_model(model: Any, tokenizer: Any, adapter: Any, made: Path) -> tuple[s
         model = load_adapter(model, adapter, kernels=False)
     with quiet():
         if not hasattr(model, "peft_config"):
-            model.save_pretrained(str(made))
+            _saved(model, made)
         else:
             merged, report = merge(model, base=_sixteen_bits(model))
             try:
-                merged.save_pretrained(str(made))
+                _saved(merged, made)
             finally:
                 unmerge(merged)
             notes = (f"adapter merged: {report}".splitlines()[0],)
         tokenizer.save_pretrained(str(made))
     return notes
+
+
+def _saved(model: Any, made: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(str(made))
+    except SafetensorError as error:  # a full disk comes so
+        raise OutputError(f"the model cannot be written to {made.parent} first: {error}; nothing was kept") from error
 
 
 def _sixteen_bits(model: Any) -> str | None:
@@ -127,4 +136,4 @@ def _name(text: str) -> str:
     folder, _, name = text.rstrip("/\\").replace("\\", "/").rpartition("/")
     if name == "best" and (Path(folder) / "run.json").is_file():  # every run has one: its own name tells more
         return _name(str(Path(folder).resolve()))
-    return name or "model"
+    return name if name not in ("", ".", "..") else Path(text).resolve().name or "model"

@@ -67,16 +67,39 @@ class _Layout:
     experts: dict[str, dict[int, Stored]] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tied: bool = False  # the embedding is the head
+
+
+def own_head(weights: Weights, text: Any) -> bool:
+    """Whether the head is a tensor of its own: not tied, or stored with other values, which transformers then keeps."""
+    import torch
+
+    names = {plain_name(name): name for name in weights.tensors}
+    if not getattr(text, "tie_word_embeddings", False):
+        return True
+    if not {"lm_head.weight", "model.embed_tokens.weight"} <= set(names):
+        return False
+    head, embedding = (weights.tensors[names[name]] for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    if (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
+        return True
+    step = max(1, CHUNK // head.width)
+    for start in range(0, head.rows, step):
+        stop = min(head.rows, start + step)
+        if not torch.equal(weights.rows(head.name, start, stop), weights.rows(embedding.name, start, stop)):
+            return True
+    return False
 
 
 def plan_tensors(
-    row: Architecture, text: Any, stored: Mapping[str, Stored]
+    row: Architecture, text: Any, stored: Mapping[str, Stored], head: bool
 ) -> tuple[dict[str, Planned], tuple[str, ...]]:
-    """GGUF name → plan, and notes on what was left out.
+    """GGUF name → plan, and notes on what was left out. head: it has one of its own (`own_head`).
 
     Raises ExportError for tensors that llama.cpp has no name for (all named), ModelError for a model that lacks some.
     """
-    layout = _Layout(row, text, name_map(row.arch, text.num_hidden_layers), stored)
+    layout = _Layout(row, text, name_map(row.arch, text.num_hidden_layers), stored, tied=not head)
+    if head and getattr(text, "tie_word_embeddings", False):
+        layout.notes.append("config.json ties the head to the embedding and the weights have a head of its own: kept")
     towers = [name for name in stored if name.removeprefix("model.").startswith(TOWERS)]
     if towers:
         layout.notes.append(f"{len(towers)} tensors of other towers left out ({towers[0]}, …): the text tower alone")
@@ -153,7 +176,7 @@ def plain_name(name: str) -> str:
 
 def _plan(layout: _Layout, name: str, tensor: Stored) -> None:
     plain, text = plain_name(name), layout.text
-    if plain == "lm_head.weight" and getattr(text, "tie_word_embeddings", False):
+    if plain == "lm_head.weight" and layout.tied:
         return  # the embedding, once more
     if found := _EXPERT.match(plain):
         where = f"{found[1]}.{MIXTRAL.get(found[3], found[3])}".replace("block_sparse_moe", "mlp")
@@ -246,7 +269,7 @@ def _beyond(name: str, layers: int) -> bool:
 def _check_complete(layout: _Layout) -> None:
     text = layout.text
     wanted = ["token_embd.weight", "output_norm.weight"]
-    wanted += [] if getattr(text, "tie_word_embeddings", False) else ["output.weight"]
+    wanted += [] if layout.tied else ["output.weight"]
     for layer in range(text.num_hidden_layers):
         wanted += [f"blk.{layer}.{name}.weight" for name in ("attn_norm", "attn_output", "ffn_norm")]
     lacking = [name for name in wanted if name not in layout.planned]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from speechkit.errors import ExportError, ModelError
@@ -43,6 +44,7 @@ def add_tokenizer(
     Raises ExportError for a tokenizer that llama.cpp cannot be told, ModelError for one that does not fit the model.
     """
     folder, state = source.tokenizer, _state(tokenizer, source.tokenizer)
+    outside = _outside(state, tokenizer, rows)
     tokens, types = _tokens(state, rows)
     kind = state["model"]["type"]
     if kind != "BPE":
@@ -55,7 +57,7 @@ def add_tokenizer(
     writer.add_token_types(types)
     notes += _add_special(writer, tokenizer, stops)
     notes += _add_template(writer, tokenizer)
-    return (*notes, *_stripping(state, source.name))
+    return (*notes, *outside, *_stripping(state, source.name))
 
 
 def told_name(name: str, tokenizer: Any, folder: Path) -> str:
@@ -84,6 +86,26 @@ def _state(tokenizer: Any, folder: Path) -> dict[str, Any]:
     return found
 
 
+def _outside(state: dict[str, Any], tokenizer: Any, rows: int) -> list[str]:
+    """Take added tokens out of `state` that the embedding has no row for and no prompt needs, as the picture's of
+    Gemma 3's smallest; a note names them. Those that are needed stay, for `_tokens` to refuse."""
+    added = state.get("added_tokens") or []
+    needed = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")}
+    template = json.dumps(getattr(tokenizer, "chat_template", None) or "", ensure_ascii=False)
+    lost = [
+        one
+        for one in added
+        if one["id"] >= rows
+        and one["id"] not in needed
+        and json.dumps(one["content"], ensure_ascii=False)[1:-1] not in template
+    ]
+    if not lost or not all(one["special"] for one in lost):
+        return []
+    state["added_tokens"] = [one for one in added if one not in lost]
+    names = ", ".join(one["content"] for one in lost[:3])
+    return [f"{len(lost)} special tokens have no row in the embedding and were left out ({names})"]
+
+
 def _tokens(state: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
     """Texts and types by id; ids without a token are unused."""
     vocabulary = state["model"].get("vocab") or {}
@@ -108,7 +130,7 @@ def _tokens(state: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
         if types[number] != UNKNOWN:
             types[number] = CONTROL if entry["special"] else USER_DEFINED
     if len(set(tokens)) < rows:
-        twice = next(text for number, text in enumerate(tokens) if text in tokens[:number])
+        twice = Counter(tokens).most_common(1)[0][0]
         raise ModelError(f"the tokenizer has two tokens {twice!r}, which llama.cpp refuses; rename one of them")
     return tokens, types
 

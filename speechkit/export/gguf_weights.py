@@ -92,7 +92,9 @@ class Weights:
 
 
 def _files(folder: Path, stem: str) -> list[Path]:
-    index = folder / f"{stem}.safetensors.index.json"
+    one, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if one.is_file():
+        return [one]  # as transformers: an index beside it is left from an earlier save
     if index.is_file():
         names = sorted(set(_weight_map(index).values()))
         missing = [name for name in names if not (folder / name).is_file()]
@@ -102,8 +104,7 @@ def _files(folder: Path, stem: str) -> list[Path]:
                 f"{f' ({len(missing)} are missing)' if len(missing) > 1 else ''}; fetch it again"
             )
         return [folder / name for name in names]
-    one = folder / f"{stem}.safetensors"
-    files = [one] if one.is_file() else sorted(folder.glob(f"{stem}-*.safetensors"))
+    files = sorted(folder.glob(f"{stem}-*.safetensors"))
     if not files:
         raise ModelError(f"{folder} holds no {stem}.safetensors and no {stem}.safetensors.index.json")
     return files
@@ -119,7 +120,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _check_index(folder: Path, stem: str, tensors: dict[str, Stored]) -> None:
     index = folder / f"{stem}.safetensors.index.json"
-    if not index.is_file():
+    if not index.is_file() or (folder / f"{stem}.safetensors").is_file():
         return
     lacking = sorted(set(_weight_map(index)) - set(tensors))
     if lacking:
@@ -135,10 +136,13 @@ def _header(file: Path) -> list[Stored]:
         text = opened.read(length) if HEADER + length <= size else b""
     try:
         header: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+        entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+        found = [_stored(file, name, entry, HEADER + length) for name, entry in entries]
+    except ModelError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(f"{file} is cut short or no safetensors file: its header cannot be read") from error
     first = HEADER + length
-    found = [_stored(file, name, entry, first) for name, entry in header.items() if name != "__metadata__"]
     end = max((one.start + one.size * BYTES[one.dtype] for one in found), default=first)
     if end != size:
         what = "is cut short" if size < end else "is longer than its header says"

@@ -7,6 +7,8 @@ export to the same place removes; never a half file under the final name.
 
 from __future__ import annotations
 
+import glob
+import itertools
 import os
 import re
 import shutil
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Stopwatch", "check_room", "finish", "packed", "partial_folder", "split_files", "write_tensors"]
 
+_OPEN: set[Path] = set()  # partial folders of this process
+_COUNT = itertools.count()  # of its exports: two at once to one name keep apart
 OURS = ("Q8_0", "Q4_0", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")  # kquants'; Q4_1 is the gguf package's
 
 
@@ -145,11 +149,12 @@ def partial_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path` for files that are not whole yet; removed at the end, whatever happens."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for old in path.parent.glob(f".{path.name}.*.partial"):
-            if not _alive(old.name.rpartition(".partial")[0].rpartition(".")[2]):
+        for old in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+            if _left_over(old):
                 shutil.rmtree(old, ignore_errors=True)
-        made = path.parent / f".{path.name}.{os.getpid()}.partial"
-        made.mkdir(exist_ok=True)
+        made = (path.parent / f".{path.name}.{next(_COUNT)}.{os.getpid()}.partial").absolute()
+        _OPEN.add(made)
+        made.mkdir()
     except OSError as error:
         raise OutputError(f"{path.parent} cannot be written: {error}; choose another folder") from error
     try:
@@ -160,12 +165,23 @@ def partial_folder(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path} cannot be written: {error}; nothing of it was kept") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        _OPEN.discard(made)
 
 
-def finish(made: Path, path: Path) -> tuple[Path, ...]:
-    """Move whole files to their final names, the first of several last: before it is there none of them opens."""
+def finish(made: Path, path: Path, overwrite: bool) -> tuple[Path, ...]:
+    """Move whole files to their final names, the first of several last: before it is there none of them opens.
+
+    Raises OutputError where a file came to be there meanwhile and `overwrite` is off.
+    """
     old = split_files(path)
+    if old and not overwrite:
+        raise OutputError(
+            f"{old[0]} came to be there while this export ran; pass overwrite=True to replace it, or choose another "
+            "name"
+        )
     files = sorted(made.glob("*.gguf"))
+    if len(files) > 1:  # an old first file would open with new ones
+        (path.parent / files[0].name).unlink(missing_ok=True)
     for file in reversed(files):
         file.replace(path.parent / file.name)
     final = tuple(path.parent / file.name for file in files)
@@ -184,6 +200,12 @@ def split_files(path: Path) -> list[Path]:
         if re.fullmatch(rf"{re.escape(path.stem)}-\d{{5}}-of-\d{{5}}", one.stem)
     ]
     return [*([path] if path.exists() else []), *sorted(splits)]
+
+
+def _left_over(folder: Path) -> bool:
+    """Whether nobody writes in it any more; a number of our own, as in a container, tells by what this one has open."""
+    number = folder.name.removesuffix(".partial").rpartition(".")[2]
+    return folder.absolute() not in _OPEN if number == str(os.getpid()) else not _alive(number)
 
 
 def _alive(number: str) -> bool:

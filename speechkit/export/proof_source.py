@@ -172,6 +172,8 @@ def read_facts(
 def _facts(source: Any, model: Any, tokenizer: Any, prompts: Sequence[Any] | None, seconds: float) -> Facts:
     texts, notes = _composed(tokenizer, _texts(tokenizer))
     rows, asked, more = rows_of(model, tokenizer, prompts, seconds)
+    size = rows[0].logp.shape[1]  # a token that the model has no row for is not in the file either
+    texts = [one for one in texts if max(tokenizer(one[0])["input_ids"], default=0) < size]
     stops, bos = stops_of(model, tokenizer), tokenizer.bos_token or ""
     return Facts(
         name=str(source) if isinstance(source, (str, os.PathLike)) else str(model.config.name_or_path or "a model"),
