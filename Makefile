@@ -15,7 +15,7 @@ OFFLINE := PYTHONPATH="$(CURDIR)/tests/plugins" SPEECHKIT_BLOCK_NETWORK=1 HF_HUB
 # A process for each core, at most four, of one thread each: threads that wait for one another spin, which costs tenfold
 # where the cores are shared. A file of tests goes to one process; tests/plugins/stages.py has the order. What does not
 # end by itself ends as a failure that shows where it stood.
-WORKERS := --timeout=1800 --timeout-method=thread -n logical --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+WORKERS := --timeout=1800 --timeout-method=thread -n logical --maxprocesses=4 --dist=loadscope --no-loadscope-reorder
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .PHONY: help demo test lint format notebooks bench sync set-repo clean

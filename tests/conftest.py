@@ -56,6 +56,14 @@ def _decide_on_interpreting(expression: str) -> None:
     knobs.runtime.interpret = True
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_remembered_of_kernels() -> None:
+    """Some folders of tests take Triton away; what the dispatcher keeps of that is not for the next file."""
+    for name, kept in (("attention", "_chosen"), ("attention_backends", "available")):
+        if module := sys.modules.get(f"speechkit_kernels.{name}"):
+            getattr(module, kept).cache_clear()
+
+
 @pytest.fixture(scope="session")
 def speech_data() -> Path:
     """Folder of real recordings with its manifest.tsv; where it is absent a skip, in CI a failure.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -30,11 +31,20 @@ def unit_of(nodeid: str) -> str:
     return nodeid if stage_of(nodeid) in ALONE else nodeid.split("::", maxsplit=1)[0]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: RANK.get(stage_of(item.nodeid), 0))  # stable: the order within a stage stays
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(unit_of(item.nodeid)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By units. Of pytest-xdist's own ways loadfile knows no ALONE, and loadgroup's marks are lost under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByUnit(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    return ByUnit(config, log)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
