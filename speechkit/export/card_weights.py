@@ -55,7 +55,8 @@ def parameters_of(model: Path) -> int:
 
 
 def ggufs_of(model: Path, files: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """Of each file the plain values of its metadata, with "parameters" and "bits" per weight; none without gguf."""
+    """Of each file the plain values of its metadata, with "parameters" and "bits" per weight of the whole file, as
+    `GgufReport` has them; none without gguf."""
     chosen = files_of(model, ".gguf", files)
     try:
         from gguf import GGUFReader
@@ -66,12 +67,11 @@ def ggufs_of(model: Path, files: Sequence[str] | None) -> dict[str, dict[str, An
         try:
             reader = GGUFReader(path)
             count = sum(int(tensor.n_elements) for tensor in reader.tensors)
-            size = sum(int(tensor.n_bytes) for tensor in reader.tensors)
             wanted = [
                 one for one in reader.fields.values() if one.name.startswith("general.") or "context_" in one.name
             ]
             row: dict[str, Any] = {one.name: one.contents() for one in wanted}
         except (ValueError, IndexError, KeyError, OSError) as error:
             raise ExportError(f"{path.name} is no whole GGUF file ({error}): export it again") from error
-        made[path.name] = row | {"parameters": count, "bits": 8 * size / count if count else 0.0}
+        made[path.name] = row | {"parameters": count, "bits": 8 * path.stat().st_size / count if count else 0.0}
     return made

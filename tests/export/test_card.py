@@ -257,7 +257,8 @@ def test_ggufs_are_listed_with_their_verdicts(tmp_path: Path) -> None:
     gguf(tmp_path / "m-F16.gguf", "F16")
     facts = read_facts(tmp_path)
     card = model_card(facts, REPO).text
-    assert "| `m-Q8_0.gguf` | Q8_0 | " in card and " | 16.00 |" in card
+    bits = 8 * (tmp_path / "m-Q8_0.gguf").stat().st_size / (4 * 32)
+    assert "| `m-Q8_0.gguf` | Q8_0 | " in card and f" | {bits:.2f} |" in card
     assert "| `m-Q8_0.gguf` | 1,280 | 99.5% | 0.0012 | 31 of 32 | passed |" in card
     assert "**failed, kept by force**" in card and "- `m-Q4_K.gguf`: top-1 is 0.8" in card
     assert "| `m-F16.gguf` | – | – | – | – | **unproved**: it was not compared |" in card
