@@ -8,6 +8,7 @@ tensor are held. Stages: `gguf_source` finds, `gguf_tensors` plans, `mixture` ch
 from __future__ import annotations
 
 import os
+import re
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -141,8 +142,10 @@ def _checked(path: Any, quant: str, imatrix: Any, overwrite: bool, split_bytes: 
         raise OutputError(f"{place} is a folder; name a file in it, {place / 'model.gguf'}")
     if (old := split_files(place)) and not overwrite:
         raise OutputError(f"{old[0]} is there already; pass overwrite=True to replace it, or choose another name")
-    if split_bytes is not None and split_bytes < 1:
-        raise PlanError(f"split_bytes is {split_bytes}; it is how many bytes of weights one file may hold")
+    if part := re.fullmatch(r"(.+)-\d{5}-of-\d{5}", place.stem):
+        raise PlanError(f"path is {str(path)!r}, the name of a part; name the whole, {part[1]}.gguf, and split_bytes")
+    if split_bytes is not None and (not isinstance(split_bytes, int) or split_bytes < 1):
+        raise PlanError(f"split_bytes is {split_bytes!r}; it is how many bytes of weights one file may hold")
     return _Wanted(place, kind, _importance_of(imatrix), split_bytes or 0, pre)
 
 

@@ -278,3 +278,26 @@ def _check_complete(layout: _Layout) -> None:
             f"the model lacks {len(lacking)} of its tensors, among them {lacking[0]} (llama.cpp's name): config.json "
             "and the weights belong to different models"
         )
+    for name, shape in _sizes(layout.row, text).items():
+        if name in layout.planned and layout.planned[name].shape != shape:
+            raise ModelError(
+                f"{name} (llama.cpp's name) is {layout.planned[name].shape} and config.json makes it {shape}: a field "
+                "is missing there (transformers then takes its own), or the two belong to different models"
+            )
+
+
+def _sizes(row: Architecture, text: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes that follow from the numbers that the file will name."""
+    width = text.hidden_size
+    found: dict[str, tuple[int, ...]] = {"token_embd.weight": (text.vocab_size, width)}
+    if row.arch == "deepseek2":
+        return found
+    size = int(getattr(text, "head_dim", None) or width // text.num_attention_heads)
+    queries, keys = size * text.num_attention_heads, size * text.num_key_value_heads
+    return {
+        **found,
+        "blk.0.attn_q.weight": (queries, width),
+        "blk.0.attn_k.weight": (keys, width),
+        "blk.0.attn_qkv.weight": (queries + 2 * keys, width),
+        "blk.0.ffn_down.weight": (width, text.intermediate_size),
+    }

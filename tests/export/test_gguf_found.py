@@ -21,7 +21,7 @@ from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from tiny_exports import byte_level, difference, folder_of, saved, tiny
 
-from speechkit.errors import ExportError, ModelError, OutputError
+from speechkit.errors import ExportError, ModelError, OutputError, PlanError
 from speechkit.export import export_gguf, export_gguf_adapter
 from speechkit.export.gguf_write import finish, partial_folder
 
@@ -97,6 +97,25 @@ def test_a_header_of_another_form_is_refused(header: Any, base: Path, tmp_path: 
     (place / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
     with pytest.raises(ModelError, match="its header cannot be read"):
         export_gguf(place, tmp_path / "a.gguf", "F32", prove=False)
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size"])
+def test_a_configuration_that_lost_a_field_is_refused(field: str, base: Path, tmp_path: Path) -> None:
+    """transformers puts Llama 7B's number there, and llama.cpp would not open the file."""
+    place = tmp_path / "model"
+    shutil.copytree(base, place)
+    config = json.loads((place / "config.json").read_text())
+    del config[field]
+    (place / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="a field is missing there"):
+        export_gguf(place, tmp_path / "a.gguf", "F32", prove=False)
+
+
+def test_the_name_of_a_part_and_a_size_in_words_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"the name of a part; name the whole, a\.gguf"):
+        export_gguf(base, tmp_path / "a-00001-of-00003.gguf", prove=False)
+    with pytest.raises(PlanError, match="split_bytes is '1G'"):
+        export_gguf(base, tmp_path / "a.gguf", split_bytes="1G", prove=False)  # type: ignore[arg-type]
 
 
 def test_special_tokens_without_a_row_are_left_out_unless_they_are_needed(tmp_path: Path) -> None:
