@@ -143,6 +143,9 @@ def _check_kind(config: dict[str, Any]) -> None:
     ):  # fmt: skip
         if config.get(key):
             raise ExportError(f"the adapter has {what} ({key}), which llama.cpp does not know; {MERGE}")
+    alpha = config.get("lora_alpha")
+    if not isinstance(alpha, (int, float)) or not alpha:
+        raise ModelError(f"adapter_config.json has lora_alpha {alpha!r}; it is a number, and with 0 nothing is adapted")
     start = str(config.get("init_lora_weights", "")).lower()
     if start.startswith(("pissa", "olora", "corda")):
         raise ExportError(

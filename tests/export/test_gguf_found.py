@@ -204,7 +204,7 @@ def test_an_importance_matrix_may_be_tensors_of_16_bits(base: Path, tmp_path: Pa
         export_gguf(base, tmp_path / "x.gguf", "Q4_0", imatrix={3: values}, prove=False)
 
 
-def test_an_adapter_that_changes_its_base_is_refused(base: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_changes_its_base_or_has_no_alpha_is_refused(base: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -214,6 +214,12 @@ def test_an_adapter_that_changes_its_base_is_refused(base: Path, tmp_path: Path)
     get_peft_model(model, wanted).save_pretrained(str(tmp_path / "adapter"))
     with pytest.raises(ExportError, match="begins at pissa, which changes the base's own weights"):
         export_gguf_adapter(tmp_path / "adapter", tmp_path / "a.gguf", prove=False)
+    file = tmp_path / "adapter" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for alpha in (0, None):
+        file.write_text(json.dumps({**config, "lora_alpha": alpha}))
+        with pytest.raises(ModelError, match=f"lora_alpha {alpha}; it is a number"):
+            export_gguf_adapter(tmp_path / "adapter", tmp_path / "a.gguf", prove=False)
     (tmp_path / "folder.gguf").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
         export_gguf_adapter(tmp_path / "adapter", tmp_path / "folder.gguf", prove=False)
