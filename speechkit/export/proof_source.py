@@ -215,10 +215,12 @@ def rows_of(
 
 
 def stops_of(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Ids at which an answer ends; one that the vocabulary has no row for can never come, and is none."""
+    rows = int(model.config.get_text_config().vocab_size)
     settings = getattr(model, "generation_config", None)
     given = getattr(settings, "eos_token_id", None)
     given = given if isinstance(given, (list, tuple)) else [given]
-    return tuple(sorted({int(one) for one in (*given, tokenizer.eos_token_id) if one is not None}))
+    return tuple(sorted({int(one) for one in (*given, tokenizer.eos_token_id) if one is not None and one < rows}))
 
 
 def _printable(tokenizer: Any) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from speechkit.errors import ExportError
 from speechkit.export.proof_llama import Answers, parts_of
 from speechkit.export.proof_measure import Following, chats_alike, continuations_alike, following, stops_alike
 from speechkit.export.proof_report import Parity, Proof, judged, thresholds_of
-from speechkit.export.proof_source import Chat, Facts, Row, stripping
+from speechkit.export.proof_source import Chat, Facts, Row, stops_of, stripping
 
 RNG = np.random.default_rng(0)
 
@@ -197,3 +199,10 @@ def test_the_parts_of_a_split_file_are_found(tmp_path: Any) -> None:
         (tmp_path / name).touch()
     assert [path.name for path in parts_of(tmp_path / names[0])] == names
     assert parts_of(tmp_path / "other.gguf") == (tmp_path / "other.gguf",)
+
+
+def test_a_stop_beyond_the_vocabulary_can_never_come_and_is_none() -> None:
+    config = LlamaConfig(vocab_size=100)
+    settings = SimpleNamespace(eos_token_id=[3, 128009])
+    model, tokenizer = SimpleNamespace(config=config, generation_config=settings), SimpleNamespace(eos_token_id=2)
+    assert stops_of(model, tokenizer) == (2, 3)
