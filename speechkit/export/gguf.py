@@ -187,7 +187,9 @@ def _written(source: Source, made: Path, wanted: _Wanted, watch: Stopwatch) -> G
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
     try:
-        write_tensors(writer, plan, types, weights, _renamed(wanted.imatrix, row.arch, text), watch)
+        importance = _renamed(wanted.imatrix, row.arch, text)
+        notes = (*notes, *_unmeasured(types, importance))
+        write_tensors(writer, plan, types, weights, importance, watch)
     finally:
         writer.close()
     files = tuple(sorted(made.glob("*.gguf")))
@@ -291,6 +293,16 @@ def _renamed(importance: Mapping[str, np.ndarray], arch: str, text: Any) -> dict
             f"none of the {len(found)} names in the importance matrix is of this model ({next(iter(found))})"
         )
     return found
+
+
+def _unmeasured(types: Mapping[str, str], importance: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """A note on packed layers that the importance matrix, where there is one, does not know."""
+    layers = [name for name, kind in types.items() if name.startswith("blk.") and kind not in mixture.WHOLE]
+    missing = [name for name in layers if name not in importance]
+    if not importance or not missing:
+        return ()
+    named = ", ".join(missing[:3])
+    return (f"the importance matrix says nothing of {len(missing)} of {len(layers)} tensors ({named}): packed without",)
 
 
 def _count(one: Planned) -> int:

@@ -140,6 +140,7 @@ def test_an_importance_matrix_goes_to_the_quantiser_by_either_name(folder: Path,
     assert errors[1] < errors[0]
     save_imatrix({"blk.1.ffn_down.weight": values}, tmp_path / "imatrix.gguf")
     read = export_gguf(folder, tmp_path / "read.gguf", "Q4_K_S", imatrix=tmp_path / "imatrix.gguf", prove=False)
+    assert any("says nothing of" in note and "blk.0." in note for note in read.notes)
     assert (np.asarray(row(read.files[0], "blk.1.ffn_down.weight").data) == data[1]).all()
     with pytest.raises(ExportError, match=r"has 8 values for blk.1.ffn_down.weight, whose rows have 512"):
         export_gguf(folder, tmp_path / "x.gguf", imatrix={"blk.1.ffn_down.weight": values[:8]}, prove=False)
