@@ -77,7 +77,9 @@ class LoraOptions:
         scale = f"alpha {self.alpha:g}{' / √rank' if self.rslora else ''}"
         more = [f"dropout {self.dropout:g}"] * bool(self.dropout) + ["experts"] * self.experts
         more += [f"{', '.join(self.also_train)} whole"] * bool(self.also_train)
-        where = ", ".join(self.targets) + (f" ({self.part})" if self.part != "text" else "")
+        told = {"auto": "the layers that its family is adapted on", "all-linear": "all linear layers"}
+        where = ", ".join(told.get(one, one) for one in self.targets)
+        where += f" ({self.part})" if self.part != "text" else ""
         return f"{kind} of rank {self.rank}, {scale}, on {where}" + "".join(f", {one}" for one in more)
 
 

@@ -61,6 +61,6 @@ def test_the_scale_is_that_of_the_papers() -> None:
 
 
 def test_they_print_as_one_line() -> None:
-    assert str(LoraOptions()) == "LoRA of rank 16, alpha 32, on auto"
+    assert str(LoraOptions()) == "LoRA of rank 16, alpha 32, on the layers that its family is adapted on"
     options = LoraOptions(rank=8, dora=True, rslora=True, dropout=0.05, part="both", targets="all-linear")  # type: ignore[arg-type]
-    assert str(options) == "DoRA of rank 8, alpha 32 / √rank, on all-linear (both), dropout 0.05"
+    assert str(options) == "DoRA of rank 8, alpha 32 / √rank, on all linear layers (both), dropout 0.05"
