@@ -9,7 +9,7 @@
 # source before it is kept, watch a file that would talk nonsense being refused, choose among five types by what each
 # costs, talk to the file, and publish it with a model card and a version: as a dry run, which sends nothing.
 #
-# *Time: about four minutes on two CPU cores, one of them to teach the embedded model something worth exporting. No GPU
+# *Time: about three minutes on two CPU cores, half of them to teach the embedded model something worth exporting. No GPU
 # is needed. It works offline; with one word in the Config a model of the Hub, or your own folder or adapter, is exported.*
 
 # %% [markdown]
